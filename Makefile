@@ -1,0 +1,49 @@
+# Weir. `make help` lists what a person runs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Bytes differ between compiler versions: one is pinned.
+LLVM_VERSION := 19
+CLANG := clang-$(LLVM_VERSION)
+CLANG_FORMAT := clang-format-$(LLVM_VERSION)
+MULTIARCH := $(shell dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo $(shell uname -m)-linux-gnu)
+
+export BPF2GO_CC := $(CLANG)
+export BPF2GO_STRIP := llvm-strip-$(LLVM_VERSION)
+export BPF2GO_CFLAGS := -O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers -fno-strict-aliasing -I/usr/include/$(MULTIARCH) -I$(CURDIR)/bpf
+export CGO_ENABLED := 0
+
+BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h tests/*/bpf/*.c tests/*/bpf/*.h)
+GENERATED := .cache/generated
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: .cache/deps ## install the Debian packages that building and testing need
+
+.cache/deps: tests/packages.txt
+	mkdir -p .cache
+	tests/install-packages
+	touch $@
+
+.PHONY: generate
+generate: $(GENERATED) ## compile the BPF programs and generate their Go types
+
+$(GENERATED): .cache/deps go.mod $(BPF_SOURCES) $(shell grep -rl --include=*.go 'go:generate' . 2>/dev/null)
+	go generate ./...
+	touch $@
+
+.PHONY: build
+build: bin/weir ## build bin/weir, one static binary
+
+.PHONY: bin/weir
+bin/weir: $(GENERATED)
+	go build -trimpath -ldflags '-s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo unknown)' -o $@ ./cmd/weir
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin .cache
+	find . -name '*_bpfel.go' -o -name '*_bpfel.o' | xargs -r rm

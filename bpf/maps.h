@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every map, with who writes it, who reads it and how long an entry lives. All are pinned under
+ * <bpffs>/weir/, and outlive the agent. max_entries are defaults: the agent sets them when it creates the
+ * maps (maps/sizes.go).
+ */
+#ifndef WEIR_MAPS_H
+#define WEIR_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+/*
+ * What clients may send to. Written by the agent; read by programs when a packet has no flow. An entry
+ * lives as long as the Service port it stands for. Full: the agent reports the Services left out.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct frontend_key);
+	__type(value, struct frontend);
+	__uint(max_entries, 131072);
+} frontends SEC(".maps");
+
+/*
+ * Written by the agent, only at indices that no frontend names; read by programs when a flow is born.
+ * An index is reused after a grace period. Index 0 is never used.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct service);
+	__uint(max_entries, 131072);
+} services SEC(".maps");
+
+/* Index into services -> name. Written by the agent with the record; read by the CLI and a new agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct service_name);
+	__uint(max_entries, 131072);
+} service_names SEC(".maps");
+
+/*
+ * The arena of selection tables. Written by the agent as memory (it maps the array), only in ranges that
+ * no service record names; read by programs when a flow is born.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct slot_block);
+	__uint(max_entries, 262144);
+} slots SEC(".maps");
+
+/*
+ * Written by the agent before the first table that names an index, cleared after the last table and the
+ * last flow that name it; read by programs when a flow is born. Index 0 is never used.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct backend);
+	__uint(max_entries, 131072);
+} backends SEC(".maps");
+
+/*
+ * Flows that both sides have agreed to: two entries each, and the foreign ones: one. Written by programs
+ * (flow.h); removed by the sweep. Never an LRU, which would evict the half that is not read. Full: the new
+ * flow is refused and counted, the established ones stay.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(max_entries, 524288);
+} flows SEC(".maps");
+
+/*
+ * Flows whose client has not been heard again since the backend's answer. Written by programs (flow.h). An
+ * entry moves to flows with the client's first answer, or is evicted by younger ones: a SYN flood churns
+ * this table alone.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(max_entries, 131072);
+} embryos SEC(".maps");
+
+/* By ifindex. Written by the agent, follows the links of the node; read by programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct device);
+	__uint(max_entries, 16384);
+} devices SEC(".maps");
+
+/* Devices that an XDP program may redirect to: those with XDP of ours attached. Written by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+	__uint(max_entries, 256);
+} xdp_devices SEC(".maps");
+
+/* Addresses on which NodePorts answer. Written by the agent, follows the addresses of the node. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct address);
+	__type(value, __u32);
+	__uint(max_entries, 4096);
+} node_addrs SEC(".maps");
+
+/* One entry. Written by programs; read by the CLI and the metrics. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct packet_counters);
+	__uint(max_entries, 1);
+} counters SEC(".maps");
+
+/* By service id. Written by programs, zeroed by the agent when an id is given out again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct traffic);
+	__uint(max_entries, 131072);
+} service_stats SEC(".maps");
+
+/* By backend index. As service_stats. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct traffic);
+	__uint(max_entries, 131072);
+} backend_stats SEC(".maps");
+
+/*
+ * The last sweep epoch in which a live flow named the service id / the backend index. Written by the
+ * sweep; read by the agent, which frees an index when a whole sweep has passed without a mention.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 131072);
+} service_usage SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 131072);
+} backend_usage SEC(".maps");
+
+/* One entry. Written by the agent before a sweep; read by the sweep programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct sweep_settings);
+	__uint(max_entries, 1);
+} sweep_config SEC(".maps");
+
+/* One entry. Written and read by the agent: what its successor must know of the maps and programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct agent_record);
+	__uint(max_entries, 1);
+} agent_state SEC(".maps");
+
+#endif

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The records that live in maps: the API between the programs and the agent.
+ *
+ * These structs are the single source. Go's types are generated from their BTF (maps/gen.go), so a
+ * change here is a change there. Records that people read with bpftool (frontends, services,
+ * backends, devices) hold addresses as bytes and ports in host order; records that only programs read
+ * (flows) hold wire order.
+ *
+ * IPv4 is carried everywhere as the v4-mapped IPv6 address ::ffff:a.b.c.d, so that one record and one
+ * body of code serve both families.
+ */
+#ifndef WEIR_TYPES_H
+#define WEIR_TYPES_H
+
+#include <linux/types.h>
+
+/* Bumped whenever a record below changes shape or meaning. The agent refuses maps of another layout. */
+#define WEIR_LAYOUT_VERSION 1
+
+/* An address in network byte order; v4-mapped for IPv4. */
+struct address {
+	__u8 bytes[16];
+} __attribute__((aligned(4)));
+
+/* ---- frontends ---- */
+
+struct frontend_key {
+	struct address address; /* all zero (::, ::ffff:0.0.0.0) is a NodePort: any node address */
+	__u16 port;		/* host order */
+	__u8 protocol;		/* IPPROTO_* */
+	__u8 pad;
+};
+
+/*
+ * Replaced as a whole and read as one aligned u64. An element of a hash map may be recycled for another
+ * key while a program still reads it, so the seal ties the value to its key:
+ * seal = frontend_hash(key) ^ generation of the service record (service.h).
+ */
+struct frontend {
+	__u32 service; /* index into services */
+	__u32 seal;
+} __attribute__((aligned(8)));
+
+/* ---- services ---- */
+
+enum algorithm {
+	ALGORITHM_RANDOM = 0,
+	ALGORITHM_MAGLEV = 1,
+	ALGORITHM_LEAST_CONNECTIONS = 2,
+} __attribute__((packed));
+
+/* A selection table: `count` slots of the arena, from slot number `base` on. */
+struct slot_range {
+	__u32 base;
+	__u32 count;
+};
+
+/* Written only while no frontend names it; a changed service is a new record under a new index. */
+struct service {
+	__u32 id;	  /* of the service, stable over its records; index into service_stats */
+	__u32 generation; /* of this record */
+	__u16 flags;	  /* SERVICE_* */
+	enum algorithm inside_algorithm;
+	enum algorithm outside_algorithm;
+	__u32 affinity_timeout;	   /* seconds; 0 is no affinity */
+	struct slot_range inside;  /* for traffic of this node's pods and processes */
+	struct slot_range outside; /* for traffic that arrives at the node edge */
+};
+
+/* Flags of a service. */
+#define SERVICE_NO_ENDPOINTS (1U << 0) /* no endpoint in the whole cluster: reject, whatever the policy */
+
+/* Read by people and by the agent after a restart; no program looks at it. */
+struct service_name {
+	__u32 id;
+	__u8 name[220]; /* "namespace/name:port/protocol/family", zero padded */
+};
+
+/* ---- slots ---- */
+
+#define SLOTS_PER_BLOCK 16
+
+/* One cache line of the arena. A slot holds a backend index. */
+struct slot_block {
+	__u32 backend[SLOTS_PER_BLOCK];
+};
+
+/* ---- backends ---- */
+
+#define BACKEND_LOCAL (1U << 0)	      /* on this node: reached through the stack, the client's address kept */
+#define BACKEND_TERMINATING (1U << 1) /* still serving, no longer ready */
+
+struct backend {
+	__u32 generation; /* 0: unused */
+	__u32 flags;	  /* BACKEND_* */
+	struct address address;
+	__u16 port; /* host order */
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* ---- flows ---- */
+
+/* Ports in network byte order. */
+struct tuple {
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port;
+};
+
+struct flow_key {
+	struct tuple tuple; /* as the packet arrives, before translation */
+	__u16 edge;	    /* EDGE_ID_NODE, or the id of a pod edge: flows of one edge are invisible to others */
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* What to do with a packet of the flow, once rewritten. */
+enum flow_action {
+	FLOW_STACK = 0,	  /* hand it to the network stack */
+	FLOW_FORWARD = 1, /* send it out by the route to its new destination */
+	FLOW_RETURN = 2,  /* send it back out of the device it came in on (hairpin) */
+	FLOW_FOREIGN = 3, /* not ours: let it pass untouched */
+} __attribute__((packed));
+
+enum flow_half {
+	FLOW_HALF_FORWARD = 0, /* client to backend */
+	FLOW_HALF_REVERSE = 1, /* backend to client */
+} __attribute__((packed));
+
+enum flow_state {
+	FLOW_UNANSWERED = 0, /* an embryo: the backend has not said anything yet */
+	FLOW_ANSWERED = 1,   /* an embryo whose backend has answered; the client's next packet establishes it */
+	FLOW_ESTABLISHED = 2,
+	FLOW_CLOSING = 3, /* FIN seen from one side at least */
+	FLOW_CLOSED = 4,  /* RST, or FIN from both sides */
+} __attribute__((packed));
+
+/*
+ * One half of a flow. The other half's key is the reverse of `to`, and its `to` is the reverse of this
+ * half's key: nothing else links them.
+ */
+struct flow {
+	__u32 seal;	  /* of the key (flow_seal): an element recycled under a reader does not match */
+	struct tuple to;  /* what the packet's tuple becomes */
+	__u32 last_seen;  /* jiffies, low 32 bits */
+	__u32 service;	  /* service id */
+	__u32 backend;	  /* backend index */
+	__u32 generation; /* of the backend */
+	__u32 ifindex;	  /* the device the client's packets arrive by */
+	enum flow_action action;
+	enum flow_half half;
+	enum flow_state state;
+	__u8 fins; /* FLOW_FIN_*: who has closed its side, as far as this half saw */
+};
+
+/* ---- devices ---- */
+
+enum edge_kind {
+	EDGE_NONE = 0, /* known for its addresses only (a bridge); no program of ours is on it */
+	EDGE_NODE = 1,
+	EDGE_POD = 2,
+} __attribute__((packed));
+
+#define EDGE_ID_NODE 0
+
+#define DEVICE_NO_ETHERNET (1U << 0) /* packets start at the IP header (tun, wireguard, ipip) */
+#define DEVICE_TO_PODS (1U << 1)     /* what the stack sends out here goes to this node's pods */
+
+struct device {
+	enum edge_kind edge;
+	__u8 flags;	    /* DEVICE_* */
+	__u16 edge_id;	    /* EDGE_ID_NODE, or of the pod edge */
+	__u8 mac[6];	    /* of the device */
+	__u8 master_mac[6]; /* of the bridge or bond it is a port of; zero if none */
+	struct address ipv4; /* v4-mapped: what SNAT and hairpin use as a source here; zero if none */
+	struct address ipv6;
+};
+
+/* ---- counters ---- */
+
+/* Per CPU. Why packets were dropped, rejected or left alone; the names are the metric labels. */
+struct packet_counters {
+	/* dropped */
+	__u64 drop_flow_table_full;	 /* a client's answer found no room in flows */
+	__u64 drop_snat_ports_exhausted; /* no source port left toward this backend */
+	__u64 drop_snat_no_address;	 /* the device toward the backend has no address of the family */
+	__u64 drop_snat_orphan;		 /* to the SNAT port range, of no flow, socket or foreign flow */
+	__u64 drop_no_route;		 /* no route to the backend or back to the client */
+	__u64 drop_no_local_endpoint;	 /* policy Local, and no endpoint on this node */
+	__u64 drop_stale_service;	 /* frontend and service record disagreed twice */
+	__u64 drop_stale_backend;	 /* a slot named an unused backend */
+	__u64 drop_rewrite_failed;	 /* the kernel refused a checksum or header update */
+	__u64 drop_no_hairpin_address;	 /* a pod reached itself, and its link has no node address */
+	/* answered by us */
+	__u64 reject_tcp_reset;
+	__u64 reject_unreachable;
+	__u64 icmp_too_big;
+	__u64 icmp_time_exceeded;
+	__u64 icmp_limited; /* an ICMP error not sent: over the rate */
+	/* left alone */
+	__u64 pass_malformed;	    /* too short for its headers, or lengths that contradict each other */
+	__u64 pass_fragment;	    /* a fragment of a datagram */
+	__u64 pass_extension;	    /* an IPv6 header chain longer than we walk, or unknown */
+	__u64 pass_not_for_us;	    /* a frame for another MAC */
+	__u64 pass_foreign;	    /* of a foreign flow */
+	__u64 pass_without_flow;    /* mid-stream TCP to a frontend, of no flow of ours */
+	/* what happened */
+	__u64 flow_new;
+	__u64 flow_established;
+	__u64 flow_foreign;	    /* foreign flows recorded */
+	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
+	__u64 xdp_passed_up;	    /* left to tc: no neighbour yet, not an XDP device, a reject */
+};
+
+/* Per CPU, by service id and by backend index. */
+struct traffic {
+	__u64 flows; /* opened */
+	__u64 packets;
+	__u64 bytes; /* of IP packets, client to backend */
+	__u64 reply_packets;
+	__u64 reply_bytes;
+};
+
+/* ---- sweep ---- */
+
+/* What a sweep is told; see sweep.bpf.c. Times are in jiffies. */
+struct sweep_settings {
+	__u32 epoch; /* written to service_usage and backend_usage for every live flow */
+	__u32 timeout_unanswered;
+	__u32 timeout_tcp;
+	__u32 timeout_tcp_closing;
+	__u32 timeout_udp;
+	__u32 timeout_foreign;
+};
+
+/* What the agent keeps for its successor. */
+struct agent_record {
+	__u32 layout_version;
+	__u32 pad;
+	__u8 programs_digest[32]; /* of the attached programs and their constants */
+};
+
+#endif

@@ -1,0 +1,105 @@
+// Package compile turns Kubernetes objects into the frontends and backends they ask for. It is a pure
+// function: all Service semantics live here and only here (../../docs/semantics.md).
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/weir-lb/weir/maps"
+)
+
+// Family is an IP address family.
+type Family uint8
+
+// The address families, as they are named in the Kubernetes API.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// String returns the API's name of the family.
+func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
+
+// Protocol is an IP protocol number.
+type Protocol uint8
+
+// The protocols a Service port can have.
+const (
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
+)
+
+// String returns the API's name of the protocol.
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case SCTP:
+		return "SCTP"
+	default:
+		return fmt.Sprintf("protocol %d", uint8(p))
+	}
+}
+
+// ID identifies a service: one port of one Service in one address family (rule S08).
+type ID struct {
+	Namespace string
+	Name      string
+	Port      string // the port's name; empty for a single unnamed port
+	Protocol  Protocol
+	Family    Family
+}
+
+// String returns "namespace/name:port/protocol/family". maps.ServiceName carries it.
+func (id ID) String() string {
+	return fmt.Sprintf("%s/%s:%s/%s/%s", id.Namespace, id.Name, id.Port, id.Protocol, id.Family)
+}
+
+// FrontendKind says what made a frontend.
+type FrontendKind string
+
+// The kinds of frontend.
+const (
+	ClusterIP    FrontendKind = "ClusterIP"
+	NodePort     FrontendKind = "NodePort"
+	LoadBalancer FrontendKind = "LoadBalancer"
+	ExternalIP   FrontendKind = "ExternalIP"
+)
+
+// Frontend is an address and port clients send to. A NodePort's address is the family's unspecified one.
+type Frontend struct {
+	Kind    FrontendKind
+	Address netip.AddrPort
+}
+
+// Backend is an endpoint a service sends to.
+type Backend struct {
+	Address     netip.AddrPort
+	Local       bool // on this node (rule E05)
+	Terminating bool // serving, but about to go (rule E11)
+}
+
+// Service is what the maps shall hold for one ID. Backends are sorted by address and free of duplicates.
+type Service struct {
+	ID               ID
+	Created          time.Time // of the Service object: the oldest keeps a frontend that two claim
+	Frontends        []Frontend
+	Inside           []Backend // for traffic of this node's pods and processes
+	Outside          []Backend // for traffic that arrives at the node edge
+	NoEndpoints      bool      // none in the whole cluster: reject, whatever the policy (rule P06)
+	InsideAlgorithm  maps.Algorithm
+	OutsideAlgorithm maps.Algorithm
+	AffinityTimeout  time.Duration // 0 is no affinity
+}
+
+// Problem is something an object asks for that is refused or set aside; the rest of the object works.
+type Problem struct {
+	Object  string // "Service default/web", "EndpointSlice default/web-x7k2p"
+	Reason  string // CamelCase, as in an Event: "EndpointRefused"
+	Message string // one sentence: what, why, and what to do
+}

@@ -1,0 +1,65 @@
+// Package maps is the Go view of every BPF map: its records, and how to open, read and write them. It is
+// the only place that knows layouts; the records themselves are generated from bpf/types.h.
+package maps
+
+// The records of bpf/types.h, where their fields are described.
+type (
+	Address        = bpfAddress
+	FrontendKey    = bpfFrontendKey
+	Frontend       = bpfFrontend
+	Algorithm      = bpfAlgorithm
+	SlotRange      = bpfSlotRange
+	Service        = bpfService
+	ServiceName    = bpfServiceName
+	SlotBlock      = bpfSlotBlock
+	Backend        = bpfBackend
+	Tuple          = bpfTuple
+	FlowKey        = bpfFlowKey
+	FlowAction     = bpfFlowAction
+	FlowHalf       = bpfFlowHalf
+	FlowState      = bpfFlowState
+	Flow           = bpfFlow
+	EdgeKind       = bpfEdgeKind
+	Device         = bpfDevice
+	PacketCounters = bpfPacketCounters
+	Traffic        = bpfTraffic
+	SweepSettings  = bpfSweepSettings
+	AgentRecord    = bpfAgentRecord
+)
+
+// How a service picks a backend for a new flow.
+const (
+	AlgorithmRandom           = bpfAlgorithmALGORITHM_RANDOM
+	AlgorithmMaglev           = bpfAlgorithmALGORITHM_MAGLEV
+	AlgorithmLeastConnections = bpfAlgorithmALGORITHM_LEAST_CONNECTIONS
+)
+
+// The edges a device can be part of.
+const (
+	EdgeNone = bpfEdgeKindEDGE_NONE
+	EdgeNode = bpfEdgeKindEDGE_NODE
+	EdgePod  = bpfEdgeKindEDGE_POD
+)
+
+// What a program does with a packet of a flow.
+const (
+	FlowStack   = bpfFlowActionFLOW_STACK
+	FlowForward = bpfFlowActionFLOW_FORWARD
+	FlowReturn  = bpfFlowActionFLOW_RETURN
+	FlowForeign = bpfFlowActionFLOW_FOREIGN
+)
+
+// The halves of a flow: client to backend, and back.
+const (
+	FlowHalfForward = bpfFlowHalfFLOW_HALF_FORWARD
+	FlowHalfReverse = bpfFlowHalfFLOW_HALF_REVERSE
+)
+
+// The states of a flow.
+const (
+	FlowUnanswered  = bpfFlowStateFLOW_UNANSWERED
+	FlowAnswered    = bpfFlowStateFLOW_ANSWERED
+	FlowEstablished = bpfFlowStateFLOW_ESTABLISHED
+	FlowClosing     = bpfFlowStateFLOW_CLOSING
+	FlowClosed      = bpfFlowStateFLOW_CLOSED
+)
