@@ -115,7 +115,7 @@ struct flow_key {
 	__u16 edge;	    /* EDGE_ID_NODE, or the id of a pod edge: flows of one edge are invisible to others */
 	__u8 protocol;
 	__u8 pad;
-};
+} __attribute__((aligned(8)));
 
 /* What to do with a packet of the flow, once rewritten. */
 enum flow_action {
@@ -149,12 +149,12 @@ struct flow {
 	__u32 service;	  /* service id */
 	__u32 backend;	  /* backend index */
 	__u32 generation; /* of the backend */
-	__u32 ifindex;	  /* the device the client's packets arrive by */
+	__u32 ifindex;	  /* the device (or its bridge or bond) the client's packets arrive by; 0: not known */
 	enum flow_action action;
 	enum flow_half half;
-	enum flow_state state;
-	__u8 fins; /* FLOW_FIN_*: who has closed its side, as far as this half saw */
-};
+	enum flow_state state; /* of this half: each side closes its own */
+	__u8 pad[5];
+} __attribute__((aligned(8)));
 
 /* ---- devices ---- */
 
@@ -175,6 +175,7 @@ struct device {
 	__u16 edge_id;	    /* EDGE_ID_NODE, or of the pod edge */
 	__u8 mac[6];	    /* of the device */
 	__u8 master_mac[6]; /* of the bridge or bond it is a port of; zero if none */
+	__u32 master;	    /* ifindex of that bridge or bond; 0 if none */
 	struct address ipv4; /* v4-mapped: what SNAT and hairpin use as a source here; zero if none */
 	struct address ipv6;
 };
@@ -200,7 +201,7 @@ struct packet_counters {
 	__u64 icmp_too_big;
 	__u64 icmp_time_exceeded;
 	__u64 icmp_limited; /* an ICMP error not sent: over the rate */
-	/* left alone */
+	/* left alone, or to the stack */
 	__u64 pass_malformed;	    /* too short for its headers, or lengths that contradict each other */
 	__u64 pass_fragment;	    /* a fragment of a datagram */
 	__u64 pass_extension;	    /* an IPv6 header chain longer than we walk, or unknown */

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What is fixed when the programs are loaded. The loader sets each by its name; the verifier then prunes
+ * what a constant rules out.
+ */
+#ifndef WEIR_CONFIG_H
+#define WEIR_CONFIG_H
+
+#include <linux/types.h>
+
+/* The source ports SNAT hands out, both ends included, host order. */
+const volatile __u16 snat_port_min = 61000;
+const volatile __u16 snat_port_max = 65535;
+
+/* Jiffies in a second (CONFIG_HZ). */
+const volatile __u32 jiffies_per_second = 1000;
+
+/* The kernel knows BPF_F_IPV6: without it CHECKSUM_COMPLETE is corrupted when IPv6 addresses change. */
+const volatile __u8 csum_ipv6_flag = 0;
+
+#endif
