@@ -1,0 +1,135 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// addVeth connects two hosts by a pair of veths and brings both ends up.
+func addVeth(a *Host, aName string, b *Host, bName string) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = aName
+	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: bName, PeerNamespace: netlink.NsFd(b.handle)}
+	if err := a.links.LinkAdd(pair); err != nil {
+		return fmt.Errorf("add veth %s in %s to %s in %s: %w", aName, a.Name, bName, b.Name, err)
+	}
+	return errors.Join(a.setUp(aName), b.setUp(bName))
+}
+
+// setUp brings a device up.
+func (h *Host) setUp(name string) error {
+	link, err := h.Link(name)
+	if err != nil {
+		return err
+	}
+	if err := h.links.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set %s up in %s: %w", name, h.Name, err)
+	}
+	return nil
+}
+
+// addAddress gives a device addresses, usable at once.
+func (h *Host) addAddress(device string, prefixes ...netip.Prefix) error {
+	link, err := h.Link(device)
+	if err != nil {
+		return err
+	}
+	for _, prefix := range prefixes {
+		address := &netlink.Addr{IPNet: ipNet(prefix), Flags: unix.IFA_F_NODAD}
+		if err := h.links.AddrAdd(link, address); err != nil {
+			return fmt.Errorf("add %s to %s in %s: %w", prefix, device, h.Name, err)
+		}
+	}
+	return nil
+}
+
+// addSecondary gives a device an address that is used only by those who ask for it.
+func (h *Host) addSecondary(device string, prefix netip.Prefix) error {
+	link, err := h.Link(device)
+	if err != nil {
+		return err
+	}
+	address := &netlink.Addr{IPNet: ipNet(prefix), Flags: unix.IFA_F_NODAD, ValidLft: math.MaxUint32}
+	if err := h.links.AddrAdd(link, address); err != nil {
+		return fmt.Errorf("add %s to %s in %s: %w", prefix, device, h.Name, err)
+	}
+	return nil
+}
+
+// route describes a route by what is not usual about it.
+type route struct {
+	to     netip.Prefix
+	via    netip.Addr // invalid: directly on the device
+	onlink bool       // via is reached by the device whatever the routes say
+}
+
+// addRoutes adds routes out of a device.
+func (h *Host) addRoutes(device string, routes ...route) error {
+	link, err := h.Link(device)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		entry := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.to)}
+		if r.via.IsValid() {
+			entry.Gw = r.via.AsSlice()
+		} else if r.to.Addr().Is4() {
+			entry.Scope = netlink.SCOPE_LINK
+		}
+		if r.onlink {
+			entry.SetFlag(netlink.FLAG_ONLINK)
+		}
+		if err := h.links.RouteAdd(entry); err != nil {
+			return fmt.Errorf("add route to %s by %s in %s: %w", r.to, device, h.Name, err)
+		}
+	}
+	return nil
+}
+
+// addDefaultRoutes adds the default route of both families.
+func (h *Host) addDefaultRoutes(device string, via4, via6 netip.Addr) error {
+	return h.addRoutes(device,
+		route{to: netip.MustParsePrefix("0.0.0.0/0"), via: via4},
+		route{to: netip.MustParsePrefix("::/0"), via: via6},
+	)
+}
+
+// addBridge makes a bridge, up.
+func (h *Host) addBridge(name string) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	if err := h.links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return fmt.Errorf("add bridge %s in %s: %w", name, h.Name, err)
+	}
+	return h.setUp(name)
+}
+
+// addPort puts a device into a bridge.
+func (h *Host) addPort(bridge, device string) error {
+	master, err := h.Link(bridge)
+	if err != nil {
+		return err
+	}
+	port, err := h.Link(device)
+	if err != nil {
+		return err
+	}
+	if err := h.links.LinkSetMaster(port, master); err != nil {
+		return fmt.Errorf("put %s into %s in %s: %w", device, bridge, h.Name, err)
+	}
+	return nil
+}
+
+// ipNet turns a prefix into what netlink takes.
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// hostPrefix is the prefix of one address.
+func hostPrefix(address netip.Addr) netip.Prefix { return netip.PrefixFrom(address, address.BitLen()) }

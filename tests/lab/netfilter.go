@@ -1,0 +1,75 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// nodeRules are what a real node has: INVALID is dropped, only pods' packets are forwarded, and pods are hidden
+// behind the node's address when they talk to the world, each connection on a port of its own choosing.
+const nodeRules = `
+table inet node {
+	set pods4 { type ipv4_addr; flags interval; elements = { 10.1.0.0/16 }; }
+	set pods6 { type ipv6_addr; flags interval; elements = { fd00:10:1::/48 }; }
+	counter invalid { }
+	counter refused { }
+
+	chain input {
+		type filter hook input priority filter; policy accept;
+		ct state invalid counter name invalid drop
+	}
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+		ct state invalid counter name invalid drop
+		ip saddr @pods4 accept
+		ip daddr @pods4 accept
+		ip6 saddr @pods6 accept
+		ip6 daddr @pods6 accept
+		counter name refused drop
+	}
+	chain output {
+		type filter hook output priority filter; policy accept;
+		ct state invalid counter name invalid drop
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr @pods4 ip daddr != @pods4 masquerade fully-random
+		ip6 saddr @pods6 ip6 daddr != @pods6 masquerade fully-random
+	}
+}
+`
+
+// addNetfilter applies the node's rules, or makes sure that nothing of netfilter is in the way.
+func (l *Lab) addNetfilter() error {
+	if !l.Options.Netfilter {
+		return l.filterBridge("0")
+	}
+	if _, err := l.Node1.Run(nodeRules, "nft", "-f", "-"); err != nil {
+		return err
+	}
+	return errors.Join(l.filterBridge("1"), l.filterReversePath())
+}
+
+// filterBridge says whether bridged packets pass through netfilter too, as Kubernetes asks of its nodes.
+func (l *Lab) filterBridge(value string) error {
+	return errors.Join(
+		l.Node1.Sysctl("net/bridge/bridge-nf-call-iptables", value),
+		l.Node1.Sysctl("net/bridge/bridge-nf-call-ip6tables", value),
+	)
+}
+
+// filterReversePath makes node1 refuse packets whose sender is not behind the device they came in by.
+func (l *Lab) filterReversePath() error {
+	links, err := l.Node1.links.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links of %s: %w", l.Node1.Name, err)
+	}
+	err = l.Node1.Sysctl("net/ipv4/conf/all/rp_filter", "1")
+	for _, link := range links {
+		// A dot in a name is a slash in the path, and the other way round: the file is as named.
+		name := strings.ReplaceAll(link.Attrs().Name, "/", ".")
+		err = errors.Join(err, l.Node1.Sysctl("net/ipv4/conf/"+name+"/rp_filter", "1"))
+	}
+	return err
+}
