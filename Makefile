@@ -43,6 +43,21 @@ build: bin/weir ## build bin/weir, one static binary
 bin/weir: $(GENERATED)
 	go build -trimpath -ldflags '-s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo unknown)' -o $@ ./cmd/weir
 
+.PHONY: lint
+lint: $(GENERATED) ## check formatting, vet, staticcheck, and that nothing generated is committed
+	tests/lint
+
+.PHONY: format
+format: .cache/deps ## format the C and Go sources in place
+	$(CLANG_FORMAT) -i $(BPF_SOURCES)
+	go tool gofumpt -w .
+
+# Tests make network namespaces, mount bpffs and load programs: root. They do their own set-up.
+.PHONY: test
+test: $(GENERATED) ## run every test (as root)
+	@[[ $$(id -u) -eq 0 ]] || { echo "make test needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
+	go test -count=1 -timeout 15m ./...
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin .cache
