@@ -3,8 +3,11 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/weir-lb/weir/maps"
@@ -46,18 +49,87 @@ func (p Protocol) String() string {
 	}
 }
 
-// ID identifies a service: one port of one Service in one address family (rule S08).
+// Scope says which frontends of a Service port a service stands for.
+type Scope string
+
+// The scopes of a service.
+const (
+	ScopeAll      Scope = ""         // every frontend; only the ClusterIP where another service has the external ones
+	ScopeExternal Scope = "external" // NodePort, LoadBalancer and external addresses, whose policy is another
+)
+
+// ID identifies a service: one port of one Service in one address family (rule S08). A port whose policies
+// give its ClusterIP and its external addresses different backends is two services, told apart by Scope.
 type ID struct {
 	Namespace string
 	Name      string
 	Port      string // the port's name; empty for a single unnamed port
 	Protocol  Protocol
 	Family    Family
+	Scope     Scope
 }
 
-// String returns "namespace/name:port/protocol/family". maps.ServiceName carries it.
+// String returns "namespace/name:port/protocol/family", and "/scope" where there is one.
+// maps.ServiceName carries it.
 func (id ID) String() string {
-	return fmt.Sprintf("%s/%s:%s/%s/%s", id.Namespace, id.Name, id.Port, id.Protocol, id.Family)
+	s := fmt.Sprintf("%s/%s:%s/%s/%s", id.Namespace, id.Name, id.Port, id.Protocol, id.Family)
+	if id.Scope != ScopeAll {
+		s += "/" + string(id.Scope)
+	}
+	return s
+}
+
+// ParseID is the reverse of ID.String.
+func ParseID(s string) (ID, error) {
+	bad := fmt.Errorf("service id %q is not namespace/name:port/protocol/family", s)
+	fields := strings.Split(s, "/")
+	if len(fields) != 4 && len(fields) != 5 {
+		return ID{}, bad
+	}
+	name, port, found := strings.Cut(fields[1], ":")
+	protocol := parseProtocol(fields[2])
+	if !found || protocol == 0 {
+		return ID{}, bad
+	}
+	id := ID{Namespace: fields[0], Name: name, Port: port, Protocol: protocol}
+	if len(fields) == 5 {
+		id.Scope = Scope(fields[4])
+	}
+	switch fields[3] {
+	case IPv4.String():
+		id.Family = IPv4
+	case IPv6.String():
+		id.Family = IPv6
+	default:
+		return ID{}, bad
+	}
+	return id, nil
+}
+
+// Compare orders IDs by namespace, name, port, protocol, family and scope.
+func (id ID) Compare(other ID) int {
+	return cmp.Or(
+		strings.Compare(id.Namespace, other.Namespace),
+		strings.Compare(id.Name, other.Name),
+		strings.Compare(id.Port, other.Port),
+		cmp.Compare(id.Protocol, other.Protocol),
+		cmp.Compare(id.Family, other.Family),
+		strings.Compare(string(id.Scope), string(other.Scope)),
+	)
+}
+
+// parseProtocol returns the protocol of an API name, TCP for none, 0 for an unknown one.
+func parseProtocol(name string) Protocol {
+	switch name {
+	case "", "TCP":
+		return TCP
+	case "UDP":
+		return UDP
+	case "SCTP":
+		return SCTP
+	default:
+		return 0
+	}
 }
 
 // FrontendKind says what made a frontend.
@@ -95,6 +167,15 @@ type Service struct {
 	InsideAlgorithm  maps.Algorithm
 	OutsideAlgorithm maps.Algorithm
 	AffinityTimeout  time.Duration // 0 is no affinity
+}
+
+// Equal tells whether two services ask for the same in the maps.
+func (s Service) Equal(other Service) bool {
+	return s.ID == other.ID && s.Created.Equal(other.Created) &&
+		s.NoEndpoints == other.NoEndpoints && s.AffinityTimeout == other.AffinityTimeout &&
+		s.InsideAlgorithm == other.InsideAlgorithm && s.OutsideAlgorithm == other.OutsideAlgorithm &&
+		slices.Equal(s.Frontends, other.Frontends) &&
+		slices.Equal(s.Inside, other.Inside) && slices.Equal(s.Outside, other.Outside)
 }
 
 // Problem is something an object asks for that is refused or set aside; the rest of the object works.

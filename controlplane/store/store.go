@@ -1,0 +1,330 @@
+// Package store holds the Kubernetes objects that services are made of, and knows which Services have to
+// be looked at again because something they depend on has changed.
+//
+// It is level-triggered: it keeps what is, not what happened. However many changes arrive while a Service
+// waits, its consumer gets the Service once, as it is now.
+package store
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+)
+
+// Key names a namespaced object.
+type Key = types.NamespacedName
+
+// Batch is a set of changes that its consumer sees together. A nil object is a removal. Objects belong to
+// the store once they are handed over, and are never modified again by anybody.
+type Batch struct {
+	Arrived  time.Time // when the source heard of the changes; latency is measured from here
+	Services map[Key]*corev1.Service
+	Slices   map[Key]*discoveryv1.EndpointSlice
+	Nodes    map[string]*corev1.Node
+}
+
+// Empty tells whether the batch changes nothing.
+func (b Batch) Empty() bool { return len(b.Services)+len(b.Slices)+len(b.Nodes) == 0 }
+
+// Item is a Service with all that belongs to it.
+type Item struct {
+	Key     Key
+	Service *corev1.Service              // nil: there is none (any more)
+	Slices  []*discoveryv1.EndpointSlice // in order of their names
+	Arrived time.Time                    // of the oldest change that the consumer has not seen; zero if none
+}
+
+// Work is what changed since the consumer last asked.
+type Work struct {
+	Items        []Item         // in order of their keys
+	Nodes        []*corev1.Node // all there are, in order of their names, where one changed
+	NodesArrived time.Time      // of the oldest change of a node; zero if none changed
+}
+
+// Store is safe for concurrent use. Any number may write; one consumer calls Next.
+type Store struct {
+	gather time.Duration
+
+	mu       sync.Mutex
+	services map[Key]*corev1.Service
+	slices   map[Key]*discoveryv1.EndpointSlice
+	byOwner  map[Key]map[string]*discoveryv1.EndpointSlice // by Service, then by the slice's name
+	nodes    map[string]*corev1.Node
+	unowned  map[Key]struct{} // slices that name no Service
+
+	dirty      map[Key]time.Time // Services to look at again -> arrival of the oldest change
+	nodesDirty time.Time
+	synced     bool
+	taken      time.Time     // when Next last returned work
+	wake       chan struct{} // holds one token when Next should look again
+}
+
+// New returns an empty store. Changes that follow a batch of work within gather are collected for that
+// long, so that a stream of changes costs a bounded number of batches; a change on its own waits for nothing.
+func New(gather time.Duration) *Store {
+	return &Store{
+		gather:   gather,
+		services: map[Key]*corev1.Service{},
+		slices:   map[Key]*discoveryv1.EndpointSlice{},
+		byOwner:  map[Key]map[string]*discoveryv1.EndpointSlice{},
+		nodes:    map[string]*corev1.Node{},
+		unowned:  map[Key]struct{}{},
+		dirty:    map[Key]time.Time{},
+		wake:     make(chan struct{}, 1),
+	}
+}
+
+// Update takes in a batch of changes.
+func (s *Store) Update(b Batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, service := range b.Services {
+		s.setService(key, service, b.Arrived)
+	}
+	for key, slice := range b.Slices {
+		s.setSlice(key, slice, b.Arrived)
+	}
+	for name, node := range b.Nodes {
+		s.setNode(name, node, b.Arrived)
+	}
+	s.signal()
+}
+
+// Synced says that the first complete listing of every kind is in. Before it, Next returns nothing, so that
+// no service is taken for gone because its source has not been read yet (rule S09).
+func (s *Store) Synced() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced = true
+	s.signal()
+}
+
+// Next waits for work and takes it. The first is everything there is. It returns the context's error when
+// that ends.
+func (s *Store) Next(ctx context.Context) (Work, error) {
+	for {
+		ready, wait := s.ready()
+		if ready && wait <= 0 {
+			return s.take(), nil
+		}
+		if err := s.pause(ctx, ready, wait); err != nil {
+			return Work{}, fmt.Errorf("wait for changes: %w", err)
+		}
+	}
+}
+
+// All returns every Service, in order of their keys, without taking any work.
+func (s *Store) All() []Item {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	items := make([]Item, 0, len(s.services))
+	for key := range s.services {
+		items = append(items, s.item(key))
+	}
+	return sorted(items)
+}
+
+// Get returns one Service.
+func (s *Store) Get(key Key) Item {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.item(key)
+}
+
+// Oldest returns the arrival of the oldest change that Next has not handed out, or false if there is none.
+func (s *Store) Oldest() (arrived time.Time, waiting bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest := s.nodesDirty
+	for _, t := range s.dirty {
+		oldest = earlier(oldest, t)
+	}
+	return oldest, !oldest.IsZero()
+}
+
+// Problems lists the objects that nothing can be made of: EndpointSlices that name no Service (rule S11).
+func (s *Store) Problems() []compile.Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	problems := make([]compile.Problem, 0, len(s.unowned))
+	for key := range s.unowned {
+		problems = append(problems, compile.Problem{
+			Object:  "EndpointSlice " + key.String(),
+			Reason:  "ServiceNameMissing",
+			Message: "its label " + discoveryv1.LabelServiceName + " is missing, so it belongs to no Service: set the label",
+		})
+	}
+	slices.SortFunc(problems, func(a, b compile.Problem) int { return strings.Compare(a.Object, b.Object) })
+	return problems
+}
+
+func (s *Store) setService(key Key, service *corev1.Service, arrived time.Time) {
+	if s.services[key] == service {
+		return
+	}
+	if service == nil {
+		delete(s.services, key)
+	} else {
+		s.services[key] = service
+	}
+	s.mark(key, arrived)
+}
+
+func (s *Store) setSlice(key Key, slice *discoveryv1.EndpointSlice, arrived time.Time) {
+	old := s.slices[key]
+	if old == slice {
+		return
+	}
+	s.dropSlice(key, old, arrived)
+	if slice == nil {
+		return
+	}
+	s.slices[key] = slice
+	owner, owned := ownerOf(slice)
+	if !owned {
+		s.unowned[key] = struct{}{}
+		return
+	}
+	if s.byOwner[owner] == nil {
+		s.byOwner[owner] = map[string]*discoveryv1.EndpointSlice{}
+	}
+	s.byOwner[owner][slice.Name] = slice
+	s.mark(owner, arrived)
+}
+
+// dropSlice forgets a slice, which may be nil.
+func (s *Store) dropSlice(key Key, slice *discoveryv1.EndpointSlice, arrived time.Time) {
+	if slice == nil {
+		return
+	}
+	delete(s.slices, key)
+	delete(s.unowned, key)
+	owner, owned := ownerOf(slice)
+	if !owned {
+		return
+	}
+	delete(s.byOwner[owner], slice.Name)
+	if len(s.byOwner[owner]) == 0 {
+		delete(s.byOwner, owner)
+	}
+	s.mark(owner, arrived)
+}
+
+func (s *Store) setNode(name string, node *corev1.Node, arrived time.Time) {
+	if s.nodes[name] == node {
+		return
+	}
+	if node == nil {
+		delete(s.nodes, name)
+	} else {
+		s.nodes[name] = node
+	}
+	s.nodesDirty = earlier(s.nodesDirty, arrived)
+}
+
+// ownerOf returns the Service that a slice belongs to.
+func ownerOf(slice *discoveryv1.EndpointSlice) (owner Key, owned bool) {
+	name := slice.Labels[discoveryv1.LabelServiceName]
+	return Key{Namespace: slice.Namespace, Name: name}, name != ""
+}
+
+// mark records that a Service has to be looked at.
+func (s *Store) mark(key Key, arrived time.Time) {
+	s.dirty[key] = earlier(s.dirty[key], arrived)
+}
+
+// earlier returns the earlier of two times, of which a zero one does not count.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func (s *Store) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// ready tells whether there is work, and for how long more is to be gathered before it is taken.
+func (s *Store) ready() (ready bool, wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.synced || len(s.dirty) == 0 && s.nodesDirty.IsZero() {
+		return false, 0
+	}
+	return true, time.Until(s.taken.Add(s.gather))
+}
+
+// pause sleeps while more is gathered, or until something happens.
+func (s *Store) pause(ctx context.Context, ready bool, wait time.Duration) error {
+	wake, elapsed := s.wake, (<-chan time.Time)(nil)
+	if ready {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		wake, elapsed = nil, timer.C
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-wake:
+	case <-elapsed:
+	}
+	return nil
+}
+
+// take returns all the work there is.
+func (s *Store) take() Work {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	work := Work{NodesArrived: s.nodesDirty}
+	for key := range s.dirty {
+		work.Items = append(work.Items, s.item(key))
+	}
+	sorted(work.Items)
+	if !s.nodesDirty.IsZero() {
+		work.Nodes = s.allNodes()
+	}
+	clear(s.dirty)
+	s.nodesDirty = time.Time{}
+	s.taken = time.Now()
+	return work
+}
+
+func (s *Store) item(key Key) Item {
+	item := Item{Key: key, Service: s.services[key], Arrived: s.dirty[key]}
+	for _, slice := range s.byOwner[key] {
+		item.Slices = append(item.Slices, slice)
+	}
+	slices.SortFunc(item.Slices, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
+	return item
+}
+
+func (s *Store) allNodes() []*corev1.Node {
+	nodes := make([]*corev1.Node, 0, len(s.nodes))
+	for _, node := range s.nodes {
+		nodes = append(nodes, node)
+	}
+	slices.SortFunc(nodes, func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
+	return nodes
+}
+
+// sorted orders items by key, in place.
+func sorted(items []Item) []Item {
+	slices.SortFunc(items, func(a, b Item) int {
+		return cmp.Or(strings.Compare(a.Key.Namespace, b.Key.Namespace), strings.Compare(a.Key.Name, b.Key.Name))
+	})
+	return items
+}
