@@ -6,11 +6,20 @@
 #ifndef WEIR_CONFIG_H
 #define WEIR_CONFIG_H
 
+#include <stdbool.h>
 #include <linux/types.h>
+#include <bpf/bpf_endian.h>
 
 /* The source ports SNAT hands out, both ends included, host order. */
 const volatile __u16 snat_port_min = 61000;
 const volatile __u16 snat_port_max = 65535;
+
+static __always_inline bool snat_port_in_range(__be16 port)
+{
+	__u16 host = bpf_ntohs(port);
+
+	return host >= snat_port_min && host <= snat_port_max;
+}
 
 /* Jiffies in a second (CONFIG_HZ). */
 const volatile __u32 jiffies_per_second = 1000;

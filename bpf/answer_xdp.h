@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * XDP answers nobody itself: a packet that needs a reset or an ICMP error goes up unchanged, and the
+ * program at tc, which finds it the same way, answers (reject.h).
+ */
+#ifndef WEIR_ANSWER_XDP_H
+#define WEIR_ANSWER_XDP_H
+
+#include "packet.h"
+#include "stats.h"
+
+static __always_inline int packet_pass_up(void)
+{
+	count(xdp_passed_up);
+	return PACKET_PASS;
+}
+
+static __always_inline int reject(struct packet *packet, struct device *device)
+{
+	return packet_pass_up();
+}
+
+static __always_inline int reply_too_big(struct packet *packet, struct device *device, __u32 mtu)
+{
+	return packet_pass_up();
+}
+
+static __always_inline int reply_time_exceeded(struct packet *packet, struct device *device)
+{
+	return packet_pass_up();
+}
+
+#endif

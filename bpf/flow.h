@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The flow table: the only code that touches the maps `flows` and `embryos`.
+ *
+ * A flow is a pair of entries, forward and reverse, each found by the tuple its packets arrive with. It is
+ * born as a pair of embryos; the client's first packet after the backend's answer moves both to `flows`. The
+ * reverse half is inserted first and claims its tuple: nobody else can be answered there.
+ *
+ *	flow_lookup()	the half a packet belongs to, wherever it is, or nothing
+ *	flow_open()	a new pair of embryos
+ *	flow_remove()	both halves
+ *	flow_record_foreign()	a connection that only looks like ours
+ */
+#ifndef WEIR_FLOW_H
+#define WEIR_FLOW_H
+
+#include <linux/errno.h>
+
+#include "config.h"
+#include "packet.h"
+#include "stats.h"
+
+/* An unanswered embryo older than this may lose its source port to a new flow. */
+#define EMBRYO_CLAIM_SECONDS 3
+
+static __always_inline __u32 flow_now(void)
+{
+	return bpf_jiffies64();
+}
+
+/*
+ * What ties a value to its key. An element of a hash map is recycled at once when it is deleted, so a
+ * program that found it may read another flow's value; the kernel writes a value from its start, hence the
+ * seal comes first in the record and is compared after the rest has been read.
+ */
+static __always_inline __u32 flow_seal(const struct flow_key *key)
+{
+	__u32 ports = (__u32)bpf_ntohs(key->tuple.source_port) << 16 | bpf_ntohs(key->tuple.destination_port);
+	__u32 seal = address_ipv4(&key->tuple.source) * 0x9e3779b1;
+
+	seal = (seal ^ address_ipv4(&key->tuple.destination)) * 0x85ebca6b;
+	return seal ^ ports ^ ((__u32)key->edge << 8 | key->protocol);
+}
+
+/* What a packet needs of its flow, copied out of the map. */
+struct flow_view {
+	struct tuple to;
+	struct flow *flow; /* the half itself */
+	enum flow_action action;
+	enum flow_half half;
+	__u32 ifindex;
+};
+
+/* Copies what rewriting needs and checks that it was all of this key's flow. */
+static __always_inline bool flow_read(struct flow *flow, const struct flow_key *key, struct flow_view *view)
+{
+	view->flow = flow;
+	view->to = flow->to;
+	view->action = flow->action;
+	view->half = flow->half;
+	view->ifindex = flow->ifindex;
+	barrier();
+	return *(volatile const __u32 *)&flow->seal == flow_seal(key);
+}
+
+static __always_inline void flow_touch(struct flow *flow)
+{
+	__u32 now = flow_now();
+
+	/* Written once a tick at most, so that a busy flow's cache line stays shared. */
+	if (flow->last_seen != now)
+		flow->last_seen = now;
+}
+
+/* Follows the end of a TCP connection. Each half knows what came from its side. */
+static __always_inline void flow_track(struct flow *flow, const struct packet *packet)
+{
+	if (!(packet->tcp_flags & (TCP_FIN | TCP_RST)))
+		return;
+	if (packet->tcp_flags & TCP_RST)
+		flow->state = FLOW_CLOSED;
+	else if (flow->state < FLOW_CLOSING)
+		flow->state = FLOW_CLOSING;
+}
+
+/* Notes that a packet of the flow goes through: to be called once its verdict is certain. */
+static __always_inline void flow_account(const struct packet *packet, const struct flow_view *view)
+{
+	struct flow *flow = view->flow;
+
+	flow_touch(flow);
+	flow_track(flow, packet);
+	if (view->action != FLOW_FOREIGN)
+		traffic_count(flow->service, flow->backend, view->half, packet->length);
+}
+
+static __always_inline void flow_remove(const struct flow_key *key, const struct tuple *to)
+{
+	struct flow_key other;
+
+	flow_other_key(&other, key, to);
+	bpf_map_delete_elem(&flows, key);
+	bpf_map_delete_elem(&embryos, key);
+	bpf_map_delete_elem(&flows, &other);
+	bpf_map_delete_elem(&embryos, &other);
+}
+
+/* A SYN on a flow that has been closed by either side opens a new connection (RFC 9293, 3.10.7.4). */
+static __noinline bool flow_is_closing(struct flow *flow, const struct flow_key *key, const struct flow_view *view)
+{
+	struct flow_key other;
+	struct flow *peer;
+
+	if (flow->state >= FLOW_CLOSING)
+		return true;
+	flow_other_key(&other, key, &view->to);
+	peer = bpf_map_lookup_elem(&flows, &other);
+	return !peer || peer->state >= FLOW_CLOSING;
+}
+
+/*
+ * Takes the tuple `reverse` for the answers of a new flow. The flow table is consulted after the embryo is
+ * in: a flow being moved there is inserted before its embryo goes, so it is seen in one of the two.
+ */
+static __noinline bool flow_claim(const struct flow_key *reverse, const struct flow *half)
+{
+	struct flow *holder;
+	struct flow_key other;
+
+	if (bpf_map_update_elem(&embryos, reverse, half, BPF_NOEXIST)) {
+		holder = bpf_map_lookup_elem(&embryos, reverse);
+		if (!holder)
+			return false;
+		flow_other_key(&other, reverse, &holder->to);
+		if (!tuple_is_reverse(&other.tuple, &half->to)) {
+			if (holder->state != FLOW_UNANSWERED ||
+			    flow_now() - holder->last_seen < EMBRYO_CLAIM_SECONDS * jiffies_per_second)
+				return false;
+			bpf_map_delete_elem(&embryos, &other);
+		}
+		if (bpf_map_update_elem(&embryos, reverse, half, BPF_ANY))
+			return false;
+	}
+	if (bpf_map_lookup_elem(&flows, reverse)) {
+		bpf_map_delete_elem(&embryos, reverse);
+		return false;
+	}
+	return true;
+}
+
+/* Puts back the reverse half of an embryo that eviction took. False: another flow has the tuple by now. */
+static __always_inline bool flow_rebuild(const struct flow_key *key, const struct flow *forward,
+					 const struct flow_key *other)
+{
+	struct flow half;
+
+	__builtin_memcpy(&half, forward, sizeof(half));
+	half.seal = flow_seal(other);
+	half.to.source = key->tuple.destination;
+	half.to.destination = key->tuple.source;
+	half.to.source_port = key->tuple.destination_port;
+	half.to.destination_port = key->tuple.source_port;
+	half.half = FLOW_HALF_REVERSE;
+	half.state = FLOW_UNANSWERED;
+	half.last_seen = flow_now();
+	if (!flow_claim(other, &half))
+		return false;
+	count(flow_reverse_rebuilt);
+	return true;
+}
+
+/* Moves a pair of embryos to the flow table, reverse first. Returns the forward half there. */
+static __always_inline struct flow *flow_establish(const struct flow_key *key, struct flow *forward,
+						   const struct flow_key *other, struct flow *reverse)
+{
+	struct flow half;
+
+	__builtin_memcpy(&half, reverse, sizeof(half));
+	half.state = FLOW_ESTABLISHED;
+	if (bpf_map_update_elem(&flows, other, &half, BPF_ANY))
+		return NULL;
+	__builtin_memcpy(&half, forward, sizeof(half));
+	half.state = FLOW_ESTABLISHED;
+	if (bpf_map_update_elem(&flows, key, &half, BPF_ANY)) {
+		bpf_map_delete_elem(&flows, other);
+		return NULL;
+	}
+	bpf_map_delete_elem(&embryos, key);
+	bpf_map_delete_elem(&embryos, other);
+	count(flow_established);
+	return bpf_map_lookup_elem(&flows, key);
+}
+
+enum flow_result {
+	FLOW_MISS = 0,
+	FLOW_HIT,
+	FLOW_REFUSED, /* its flow cannot be established: no room */
+};
+
+/* A packet from the client of an embryo. */
+static __always_inline enum flow_result embryo_forward(const struct packet *packet, struct flow *embryo,
+						       struct flow_view *view)
+{
+	const struct flow_key *key = &packet->key;
+	struct flow_key other;
+	struct flow *reverse;
+
+	flow_other_key(&other, key, &embryo->to);
+	reverse = bpf_map_lookup_elem(&embryos, &other);
+	if (!reverse)
+		return flow_rebuild(key, embryo, &other) ? FLOW_HIT : FLOW_MISS;
+	if (packet_is_syn(packet))
+		return embryo->state < FLOW_CLOSING && reverse->state < FLOW_CLOSING ? FLOW_HIT : FLOW_MISS;
+	if (reverse->state != FLOW_ANSWERED || embryo->state >= FLOW_CLOSING || packet->tcp_flags & TCP_RST)
+		return FLOW_HIT;
+	view->flow = flow_establish(key, embryo, &other, reverse);
+	if (view->flow)
+		return FLOW_HIT;
+	count(drop_flow_table_full);
+	return FLOW_REFUSED;
+}
+
+/* Looks among the embryos. Off the hot path: once or twice in the life of a flow. */
+static __noinline int flow_lookup_embryo(struct packet *packet, struct flow_view *view)
+{
+	struct flow *embryo = bpf_map_lookup_elem(&embryos, &packet->key);
+
+	if (!embryo || !flow_read(embryo, &packet->key, view))
+		return FLOW_MISS;
+	if (view->half == FLOW_HALF_FORWARD)
+		return embryo_forward(packet, embryo, view);
+	if (embryo->state == FLOW_UNANSWERED)
+		embryo->state = FLOW_ANSWERED;
+	return FLOW_HIT;
+}
+
+/*
+ * The half a packet belongs to. FLOW_HIT: `view` says what to do with it. Reads one entry of `flows` where
+ * the flow is established.
+ */
+static __always_inline enum flow_result flow_lookup(struct packet *packet, struct flow_view *view)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &packet->key);
+
+	if (!flow)
+		return flow_lookup_embryo(packet, view);
+	if (!flow_read(flow, &packet->key, view))
+		return FLOW_MISS;
+	if (packet_is_syn(packet) && view->half == FLOW_HALF_FORWARD && view->action != FLOW_FOREIGN &&
+	    flow_is_closing(flow, &packet->key, view)) {
+		flow_remove(&packet->key, &view->to);
+		return FLOW_MISS;
+	}
+	return FLOW_HIT;
+}
+
+/*
+ * Records that packets of this tuple are none of ours; `inbound` is the key as they arrive. Refreshes the
+ * entry where there is one. An entry of a flow of ours stays as it is.
+ */
+static __always_inline void flow_record_foreign(const struct flow_key *inbound)
+{
+	struct flow half = {};
+	struct flow *known = bpf_map_lookup_elem(&flows, inbound);
+
+	if (known) {
+		if (known->action == FLOW_FOREIGN)
+			flow_touch(known);
+		return;
+	}
+	if (bpf_map_lookup_elem(&embryos, inbound))
+		return;
+	half.seal = flow_seal(inbound);
+	half.last_seen = flow_now();
+	half.action = FLOW_FOREIGN;
+	half.half = FLOW_HALF_REVERSE;
+	half.state = FLOW_ESTABLISHED;
+	if (!bpf_map_update_elem(&flows, inbound, &half, BPF_NOEXIST))
+		count(flow_foreign);
+}
+
+#endif

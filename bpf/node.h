@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What arrives at the node edge. The same at XDP and at tc: XDP finishes what it can, and passes up
+ * unchanged what it cannot, for tc to find in the same way.
+ */
+#ifndef WEIR_NODE_H
+#define WEIR_NODE_H
+
+#include "device.h"
+#include "leave.h"
+#include "nat.h"
+#include "route.h"
+#include "service.h"
+#include "snat.h"
+
+static __always_inline int node_drop(void)
+{
+	count(drop_rewrite_failed);
+	return PACKET_DROP;
+}
+
+/* What a route says when it does not lead out. */
+static __always_inline int node_refuse(struct packet *packet, struct device *device, enum route_result result,
+				       const struct route *route)
+{
+	if (result == ROUTE_TOO_BIG)
+		return reply_too_big(packet, device, route->fib.mtu_result);
+	if (result == ROUTE_OUT || result == ROUTE_NO_NEIGHBOUR || result == ROUTE_STACK)
+		return packet_pass_up();
+	count(drop_no_route);
+	return PACKET_DROP;
+}
+
+static __always_inline int node_to_stack(struct packet *packet, const struct tuple *to)
+{
+	return nat_rewrite(packet, to) ? PACKET_PASS : node_drop();
+}
+
+static __always_inline int node_send(struct packet *packet, const struct tuple *to, const struct route *route)
+{
+	if (!nat_rewrite(packet, to) || !nat_decrement_ttl(packet))
+		return node_drop();
+	return packet_send(packet, route);
+}
+
+/* A packet of a known flow that leaves again by a route. */
+static __always_inline int node_forward(struct packet *packet, struct device *device, struct flow_view *view)
+{
+	enum route_result result;
+	struct route route;
+
+	if (packet->ttl <= 1)
+		return reply_time_exceeded(packet, device);
+	if (view->half == FLOW_HALF_FORWARD)
+		result = route_find(packet, &view->to, &route);
+	else
+		result = route_find_back(packet, &view->to, view->ifindex, &route);
+	if (!packet_can_send(packet, result, &route))
+		return node_refuse(packet, device, result, &route);
+	flow_account(packet, view);
+	return node_send(packet, &view->to, &route);
+}
+
+/* A packet of a known flow. */
+static __always_inline int node_translate(struct packet *packet, struct device *device, struct flow_view *view)
+{
+	if (view->action == FLOW_FORWARD)
+		return node_forward(packet, device, view);
+	if (view->action == FLOW_FOREIGN) {
+		flow_account(packet, view);
+		count(pass_foreign);
+		return PACKET_PASS;
+	}
+	if (view->half == FLOW_HALF_REVERSE)
+		return PACKET_PASS; /* answers of local backends are turned back where they leave */
+	flow_account(packet, view);
+	return node_to_stack(packet, &view->to);
+}
+
+/*
+ * A packet that no frontend is for. Into the SNAT range and of no flow, it may be an answer whose flow is
+ * gone: the host's reset would end a connection that is not the host's.
+ */
+static __always_inline int node_unclaimed(struct packet *packet)
+{
+	const struct tuple *tuple = &packet->key.tuple;
+
+	if (!snat_port_in_range(tuple->destination_port) || packet_is_syn(packet))
+		return PACKET_PASS;
+	if (!address_is_of_node(&tuple->destination) ||
+	    socket_takes(packet->context, tuple, packet->key.protocol))
+		return PACKET_PASS;
+	count(drop_snat_orphan);
+	return PACKET_DROP;
+}
+
+/* Whether what the stack sends out of the device goes to this node's pods. */
+static __always_inline bool device_leads_to_pods(const struct device *device)
+{
+	return device && (device->edge == EDGE_POD || device->flags & DEVICE_TO_PODS);
+}
+
+/* Opens a flow to a backend reached through the stack, which keeps the client's address. */
+static __always_inline int node_open_to_stack(struct packet *packet, struct birth *birth)
+{
+	return flow_open(packet, birth, FLOW_STACK) ? node_to_stack(packet, &birth->to) : PACKET_DROP;
+}
+
+/* Opens a flow to a backend elsewhere, from the node's address, so that answers come back through here. */
+static __always_inline int node_open_forward(struct packet *packet, struct birth *birth, const struct route *route,
+					     const struct device *out)
+{
+	const struct address *source = out ? device_address(out, packet->ipv6) : NULL;
+
+	if (!source || address_is_zero(source)) {
+		count(drop_snat_no_address);
+		return PACKET_DROP;
+	}
+	birth->to.source = *source;
+	birth->snat = true;
+	return flow_open(packet, birth, FLOW_FORWARD) ? node_send(packet, &birth->to, route) : PACKET_DROP;
+}
+
+/* Opens a flow to a backend that is not known to be on this node: the route decides. */
+static __always_inline int node_open_routed(struct packet *packet, struct device *device, struct birth *birth)
+{
+	struct route route;
+	enum route_result result = route_find(packet, &birth->to, &route);
+	struct device *out;
+
+	if (result == ROUTE_STACK)
+		return node_open_to_stack(packet, birth);
+	if (result == ROUTE_DROP)
+		return node_refuse(packet, device, result, &route);
+	out = device_find(route.fib.ifindex);
+	if (device_leads_to_pods(out))
+		return node_open_to_stack(packet, birth);
+	if (packet->ttl <= 1)
+		return reply_time_exceeded(packet, device);
+	if (!packet_can_send(packet, result, &route))
+		return node_refuse(packet, device, result, &route);
+	return node_open_forward(packet, birth, &route, out);
+}
+
+static __always_inline int node_no_backend(struct packet *packet, struct device *device, const struct service *service)
+{
+	if (service->flags & SERVICE_NO_ENDPOINTS)
+		return reject(packet, device);
+	count(drop_no_local_endpoint);
+	return PACKET_DROP;
+}
+
+/* A packet to a frontend, of no flow yet. */
+static __always_inline int node_open(struct packet *packet, struct device *device, const struct service *service)
+{
+	__u32 index = service_pick(packet, service, SIDE_OUTSIDE);
+	struct backend *backend;
+	struct birth *birth;
+
+	if (!index)
+		return node_no_backend(packet, device, service);
+	backend = backend_find(index);
+	if (!backend) {
+		count(drop_stale_backend);
+		return PACKET_DROP;
+	}
+	birth = flow_prepare(packet, service, index, backend);
+	if (!birth)
+		return PACKET_DROP;
+	if (backend->flags & BACKEND_LOCAL)
+		return node_open_to_stack(packet, birth);
+	return node_open_routed(packet, device, birth);
+}
+
+/* A packet of no flow. */
+static __always_inline int node_new(struct packet *packet, struct device *device)
+{
+	struct service_view view;
+
+	switch (service_find(packet, &view)) {
+	case SERVICE_NONE:
+		return node_unclaimed(packet);
+	case SERVICE_STALE:
+		count(drop_stale_service);
+		return PACKET_DROP;
+	case SERVICE_FOUND:
+		break;
+	}
+	if (!address_is_host(&packet->key.tuple.source))
+		return PACKET_PASS;
+	/* The node's own connections have NodePorts too: only a SYN is certainly for the service. */
+	if (view.node_port && packet_is_tcp(packet) && !packet_is_syn(packet)) {
+		count(pass_without_flow);
+		return PACKET_PASS;
+	}
+	return node_open(packet, device, view.service);
+}
+
+static __always_inline int node_arrive(packet_context *context)
+{
+	struct packet packet = {.context = context, .key.edge = EDGE_ID_NODE};
+	struct device *device = device_find(packet_ifindex(context));
+	enum parse_result parsed;
+	struct flow_view view;
+
+	if (!device)
+		return PACKET_PASS;
+	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
+	if (parsed != PARSE_OK)
+		return packet_leave(parsed);
+	if (!packet_is_for(&packet, device)) {
+		count(pass_not_for_us);
+		return PACKET_PASS;
+	}
+	packet.ifindex = packet.tagged ? 0 : device_logical(device, packet_ifindex(context));
+	switch (flow_lookup(&packet, &view)) {
+	case FLOW_HIT:
+		return node_translate(&packet, device, &view);
+	case FLOW_REFUSED:
+		return PACKET_DROP;
+	case FLOW_MISS:
+		break;
+	}
+	return node_new(&packet, device);
+}
+
+#endif

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * tc egress of the node edge: turns back the answers of local backends, and records connections of the
+ * node itself and of masqueraded pods that an arriving packet could take for ours.
+ */
+#include "packet_tc.h"
+
+#include "device.h"
+#include "flow.h"
+#include "leave.h"
+#include "nat.h"
+#include "service.h"
+
+/* The device the client came by, where the routes chose another one for the answer. */
+static __always_inline int depart_by(struct packet *packet, __u32 ifindex)
+{
+	if (!ifindex || ifindex == packet->ifindex || !device_find(ifindex))
+		return PACKET_PASS;
+	return bpf_redirect_neigh(ifindex, NULL, 0, 0);
+}
+
+/* An answer of a local backend. */
+static __always_inline int depart_answer(struct packet *packet, struct flow_view *view)
+{
+	if (view->half != FLOW_HALF_REVERSE || view->action != FLOW_STACK)
+		return PACKET_PASS;
+	flow_account(packet, view);
+	if (!nat_rewrite(packet, &view->to)) {
+		count(drop_rewrite_failed);
+		return PACKET_DROP;
+	}
+	return depart_by(packet, view->ifindex);
+}
+
+/* Whether an answer to this source port could be taken for a packet of ours. */
+static __always_inline bool port_is_ours(const struct packet *packet)
+{
+	struct frontend_key key = {
+		.address = packet->key.tuple.source,
+		.port = bpf_ntohs(packet->key.tuple.source_port),
+		.protocol = packet->key.protocol,
+	};
+
+	if (snat_port_in_range(packet->key.tuple.source_port))
+		return true;
+	frontend_key_any_address(&key);
+	return bpf_map_lookup_elem(&frontends, &key) != NULL;
+}
+
+/* A packet that is no answer of ours. A reset opens nothing, and may be our own refusal. */
+static __always_inline int depart_foreign(struct packet *packet)
+{
+	struct flow_key inbound;
+
+	if (packet->tcp_flags & TCP_RST || !port_is_ours(packet) || !address_is_of_node(&packet->key.tuple.source))
+		return PACKET_PASS;
+	flow_other_key(&inbound, &packet->key, &packet->key.tuple);
+	flow_record_foreign(&inbound);
+	return PACKET_PASS;
+}
+
+SEC("tc")
+int node_egress(struct __sk_buff *context)
+{
+	struct packet packet = {.context = context, .key.edge = EDGE_ID_NODE};
+	struct device *device = device_find(packet_ifindex(context));
+	enum parse_result parsed;
+	struct flow_view view;
+
+	if (!device)
+		return PACKET_PASS;
+	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
+	if (parsed != PARSE_OK)
+		return packet_leave(parsed);
+	packet.ifindex = device_logical(device, packet_ifindex(context));
+	switch (flow_lookup(&packet, &view)) {
+	case FLOW_HIT:
+		return depart_answer(&packet, &view);
+	case FLOW_REFUSED:
+		return PACKET_DROP;
+	case FLOW_MISS:
+		break;
+	}
+	return depart_foreign(&packet);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A packet as all programs see it. Two headers implement its access to the kernel, packet_xdp.h and
+ * packet_tc.h; a program includes one of them, and everything above is the same code:
+ *
+ *	packet_context			struct xdp_md or struct __sk_buff
+ *	PACKET_PASS, PACKET_DROP	verdicts
+ *	PACKET_IS_XDP			constant
+ *	packet_cursor(context)		the data, from its first byte
+ *	packet_wire_length(context)	bytes, also those that are not linear
+ *	packet_ifindex(context)		the device it is on
+ *	packet_is_gso(context)		it stands for several segments
+ *	packet_protocol(context)	of a packet without Ethernet header
+ *	packet_make_linear(context)	makes more of the data readable; false: all of it was
+ *	packet_is_for(...)		whether its destination MAC is the device's or its master's
+ *	packet_route_length(packet)	what the MTU of a route is compared with
+ *	packet_update_checksum(...)	of the transport header, for changed addresses and ports
+ *	packet_can_send(...)		whether packet_send would do
+ *	packet_send(...)		out by a route
+ */
+#ifndef WEIR_PACKET_H
+#define WEIR_PACKET_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#include "address.h"
+#include "cursor.h"
+#include "tuple.h"
+
+/* Offsets into the packet stay below this; it tells the verifier so. */
+#define PACKET_OFFSET_MASK 0x3fff
+
+#define VLAN_TAGS_MAX 2
+#define EXTENSIONS_MAX 6
+
+#define IPV4_MORE_FRAGMENTS 0x2000
+#define IPV4_OFFSET_MASK 0x1fff
+#define IPV4_DONT_FRAGMENT 0x4000
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+struct packet {
+	packet_context *context;
+	struct flow_key key; /* its tuple, edge and protocol */
+	__u32 ifindex;	     /* the device it is on, or the bridge or bond of which that is a port */
+	__u32 length;	     /* of the IP packet, bytes */
+	__u16 ip_offset;
+	__u16 transport_offset;
+	__u16 transport_length; /* of the transport header */
+	__u8 ttl;
+	__u8 tcp_flags;
+	bool ipv6;
+	bool tagged; /* a VLAN tag stands before the IP header */
+};
+
+enum parse_result {
+	PARSE_OK = 0,
+	PARSE_NOT_OURS,	 /* not IP, or a protocol without ports */
+	PARSE_TRUNCATED, /* the data that can be read ends inside a header */
+	PARSE_MALFORMED, /* lengths or versions that contradict each other */
+	PARSE_FRAGMENT,
+	PARSE_EXTENSION, /* an IPv6 header chain too long or unknown */
+};
+
+struct vlan_header {
+	__be16 tci;
+	__be16 protocol;
+};
+
+/* An IPv6 extension header of the common form, RFC 6564. */
+struct extension_header {
+	__u8 next;
+	__u8 length; /* in 8 bytes, not counting the first 8 */
+};
+
+static __always_inline bool protocol_is_vlan(__be16 protocol)
+{
+	return protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD);
+}
+
+/*
+ * The parse_* functions read at the cursor, move it behind what they read, and fill in the packet.
+ * parse_ethernet returns the protocol behind the Ethernet header and its tags, or a negative number.
+ */
+static __always_inline int parse_ethernet(struct cursor *cursor, struct packet *packet)
+{
+	struct ethhdr *ethernet = cursor_take(cursor, sizeof(*ethernet));
+	struct vlan_header *vlan;
+	__be16 protocol;
+	int i;
+
+	if (!ethernet)
+		return -1;
+	protocol = ethernet->h_proto;
+	packet->ip_offset = sizeof(*ethernet);
+	for (i = 0; i < VLAN_TAGS_MAX && protocol_is_vlan(protocol); i++) {
+		vlan = cursor_take(cursor, sizeof(*vlan));
+		if (!vlan)
+			return -1;
+		protocol = vlan->protocol;
+		packet->ip_offset += sizeof(*vlan);
+		packet->tagged = true;
+	}
+	return protocol;
+}
+
+static __always_inline enum parse_result parse_ipv4(struct cursor *cursor, struct packet *packet, __u32 available)
+{
+	struct iphdr *ip = cursor_take(cursor, sizeof(*ip));
+	__u32 header_length;
+
+	if (!ip)
+		return PARSE_TRUNCATED;
+	header_length = ip->ihl * 4;
+	if (ip->version != 4 || header_length < sizeof(*ip))
+		return PARSE_MALFORMED;
+	packet->length = bpf_ntohs(ip->tot_len);
+	if (!packet->length && packet_is_gso(packet->context))
+		packet->length = available; /* BIG TCP: longer than the field can say */
+	if (packet->length > available || packet->length < header_length)
+		return PARSE_MALFORMED;
+	if (ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_OFFSET_MASK))
+		return PARSE_FRAGMENT;
+	packet->ttl = ip->ttl;
+	packet->key.protocol = ip->protocol;
+	address_set_ipv4(&packet->key.tuple.source, ip->saddr);
+	address_set_ipv4(&packet->key.tuple.destination, ip->daddr);
+	packet->transport_offset = packet->ip_offset + header_length;
+	cursor->position = (void *)ip + header_length;
+	return PARSE_OK;
+}
+
+/* Walks the extension headers before the transport header. `next` is the type of the first. */
+static __always_inline enum parse_result parse_extensions(struct cursor *cursor, struct packet *packet, __u8 next)
+{
+	struct extension_header *extension;
+	__u32 length;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < EXTENSIONS_MAX; i++) {
+		if (next == IPPROTO_FRAGMENT)
+			return PARSE_FRAGMENT;
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+			break;
+		extension = cursor_take(cursor, sizeof(*extension));
+		if (!extension)
+			return PARSE_TRUNCATED;
+		next = extension->next;
+		length = (extension->length + 1) * 8;
+		packet->transport_offset += length;
+		cursor->position = (void *)extension + length;
+	}
+	if (next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS || next == IPPROTO_FRAGMENT)
+		return PARSE_EXTENSION;
+	packet->key.protocol = next;
+	return PARSE_OK;
+}
+
+static __always_inline enum parse_result parse_ipv6(struct cursor *cursor, struct packet *packet, __u32 available)
+{
+	struct ipv6hdr *ip = cursor_take(cursor, sizeof(*ip));
+
+	if (!ip)
+		return PARSE_TRUNCATED;
+	if (ip->version != 6)
+		return PARSE_MALFORMED;
+	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (!ip->payload_len && packet_is_gso(packet->context))
+		packet->length = available;
+	if (packet->length > available)
+		return PARSE_MALFORMED;
+	packet->ipv6 = true;
+	packet->ttl = ip->hop_limit;
+	address_set_ipv6(&packet->key.tuple.source, &ip->saddr);
+	address_set_ipv6(&packet->key.tuple.destination, &ip->daddr);
+	packet->transport_offset = packet->ip_offset + sizeof(*ip);
+	return parse_extensions(cursor, packet, ip->nexthdr);
+}
+
+static __always_inline enum parse_result parse_tcp(struct cursor *cursor, struct packet *packet, __u32 available)
+{
+	struct tcphdr *tcp = cursor_take(cursor, sizeof(*tcp));
+
+	if (!tcp)
+		return available < sizeof(*tcp) ? PARSE_MALFORMED : PARSE_TRUNCATED;
+	if (tcp->doff < 5 || tcp->doff * 4U > available)
+		return PARSE_MALFORMED;
+	packet->transport_length = tcp->doff * 4;
+	packet->tcp_flags = ((__u8 *)tcp)[13];
+	packet->key.tuple.source_port = tcp->source;
+	packet->key.tuple.destination_port = tcp->dest;
+	return PARSE_OK;
+}
+
+static __always_inline enum parse_result parse_udp(struct cursor *cursor, struct packet *packet, __u32 available)
+{
+	struct udphdr *udp = cursor_take(cursor, sizeof(*udp));
+	__u32 length;
+
+	if (!udp)
+		return available < sizeof(*udp) ? PARSE_MALFORMED : PARSE_TRUNCATED;
+	length = bpf_ntohs(udp->len);
+	if (length < sizeof(*udp) || length > available)
+		return PARSE_MALFORMED;
+	packet->transport_length = sizeof(*udp);
+	packet->key.tuple.source_port = udp->source;
+	packet->key.tuple.destination_port = udp->dest;
+	return PARSE_OK;
+}
+
+static __always_inline enum parse_result packet_parse_once(struct packet *packet, bool ethernet)
+{
+	struct cursor cursor = packet_cursor(packet->context);
+	__u32 header_length, available;
+	enum parse_result result;
+	int protocol;
+
+	packet->ip_offset = 0;
+	packet->tagged = false;
+	packet->ipv6 = false;
+	packet->tcp_flags = 0;
+	protocol = ethernet ? parse_ethernet(&cursor, packet) : packet_protocol(packet->context);
+	if (protocol < 0)
+		return PARSE_TRUNCATED;
+	available = packet_wire_length(packet->context) - packet->ip_offset;
+	if (protocol == bpf_htons(ETH_P_IP))
+		result = parse_ipv4(&cursor, packet, available);
+	else if (protocol == bpf_htons(ETH_P_IPV6))
+		result = parse_ipv6(&cursor, packet, available);
+	else
+		return PARSE_NOT_OURS;
+	if (result != PARSE_OK)
+		return result;
+
+	if (packet->key.protocol != IPPROTO_TCP && packet->key.protocol != IPPROTO_UDP)
+		return PARSE_NOT_OURS;
+	header_length = packet->transport_offset - packet->ip_offset;
+	if (header_length > packet->length)
+		return PARSE_MALFORMED;
+	available = packet->length - header_length;
+	if (packet->key.protocol == IPPROTO_TCP)
+		return parse_tcp(&cursor, packet, available);
+	return parse_udp(&cursor, packet, available);
+}
+
+/* Fills in the packet from its headers. `ethernet`: it starts with an Ethernet header. */
+static __always_inline enum parse_result packet_parse(struct packet *packet, bool ethernet)
+{
+	enum parse_result result = packet_parse_once(packet, ethernet);
+
+	if (result == PARSE_TRUNCATED && packet_make_linear(packet->context))
+		result = packet_parse_once(packet, ethernet);
+	return result;
+}
+
+static __always_inline bool packet_is_tcp(const struct packet *packet)
+{
+	return packet->key.protocol == IPPROTO_TCP;
+}
+
+/* The first packet of a TCP connection. */
+static __always_inline bool packet_is_syn(const struct packet *packet)
+{
+	return (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
+/* A pointer to `size` bytes at `offset`, or NULL. To be taken anew after any helper that writes to the packet. */
+static __always_inline void *packet_at(const struct packet *packet, __u32 offset, __u32 size)
+{
+	struct cursor cursor = packet_cursor(packet->context);
+
+	cursor.position += offset & PACKET_OFFSET_MASK;
+	return cursor_take(&cursor, size);
+}
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Packet access at tc: socket buffers, whose checksum may be partial and whose data may not be linear. */
+#ifndef WEIR_PACKET_TC_H
+#define WEIR_PACKET_TC_H
+
+#include <linux/bpf.h>
+
+typedef struct __sk_buff packet_context;
+
+/* "Nothing to say": the programs behind ours still run. TC_ACT_OK would skip them. TCX_NEXT is the same. */
+#define PACKET_PASS (-1)
+#define PACKET_DROP 2 /* TC_ACT_SHOT */
+#define PACKET_IS_XDP 0
+
+/* More than any headers we walk. */
+#define PACKET_LINEAR_BYTES 256
+
+#define PACKET_HOST 0 /* linux/if_packet.h */
+
+#ifndef BPF_F_IPV6
+#define BPF_F_IPV6 (1ULL << 7)
+#endif
+
+#include "cursor.h"
+#include <stdbool.h>
+
+static __always_inline struct cursor packet_cursor(packet_context *skb)
+{
+	struct cursor cursor = {.position = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
+
+	return cursor;
+}
+
+static __always_inline __u32 packet_wire_length(packet_context *skb)
+{
+	return skb->len;
+}
+
+static __always_inline __u32 packet_ifindex(packet_context *skb)
+{
+	return skb->ifindex;
+}
+
+static __always_inline bool packet_is_gso(packet_context *skb)
+{
+	return skb->gso_size != 0;
+}
+
+static __always_inline int packet_protocol(packet_context *skb)
+{
+	return (__be16)skb->protocol;
+}
+
+static __always_inline bool packet_make_linear(packet_context *skb)
+{
+	__u64 end = skb->data_end, data = skb->data;
+	__u32 wanted = skb->len < PACKET_LINEAR_BYTES ? skb->len : PACKET_LINEAR_BYTES;
+
+	/* Packet pointers subtract in 64 bits only; the compiler must not narrow them first. */
+	barrier_var(end);
+	barrier_var(data);
+	return end - data < wanted && !bpf_skb_pull_data(skb, wanted);
+}
+
+#include "config.h"
+#include "device.h"
+#include "route.h"
+
+static __always_inline bool packet_is_for(const struct packet *packet, const struct device *device)
+{
+	struct ethhdr *ethernet;
+
+	if (packet->context->pkt_type == PACKET_HOST)
+		return true;
+	if (!device->master)
+		return false;
+	ethernet = packet_at(packet, 0, sizeof(*ethernet));
+	return ethernet && mac_equal(ethernet->h_dest, device->master_mac);
+}
+
+/* A GSO packet is cut to segments behind us: only those meet the MTU. */
+static __always_inline __u16 packet_route_length(const struct packet *packet)
+{
+	__u32 gso_size = packet->context->gso_size;
+
+	if (!gso_size)
+		return packet->length;
+	return packet->transport_offset - packet->ip_offset + packet->transport_length + gso_size;
+}
+
+/*
+ * A packet sent by this host may carry a partial checksum: the pseudo header's sum, for the device to
+ * complete. The helper knows which it is, so addresses (part of the pseudo header) and ports go separately.
+ */
+static __always_inline bool packet_update_checksum(struct packet *packet, __u32 address_delta, __u32 port_delta)
+{
+	bool tcp = packet->key.protocol == IPPROTO_TCP;
+	__u32 offset = packet->transport_offset +
+		       (tcp ? __builtin_offsetof(struct tcphdr, check) : __builtin_offsetof(struct udphdr, check));
+	__u64 flags = tcp ? 0 : BPF_F_MARK_MANGLED_0;
+	__u64 pseudo = flags | BPF_F_PSEUDO_HDR | (packet->ipv6 && csum_ipv6_flag ? BPF_F_IPV6 : 0);
+
+	if (bpf_l4_csum_replace(packet->context, offset, 0, address_delta, pseudo))
+		return false;
+	return !bpf_l4_csum_replace(packet->context, offset, 0, port_delta, flags);
+}
+
+static __always_inline bool packet_can_send(const struct packet *packet, enum route_result result,
+					    const struct route *route)
+{
+	return !packet->tagged && (result == ROUTE_OUT || result == ROUTE_NO_NEIGHBOUR);
+}
+
+/* Out by the route; the kernel resolves the next hop and writes the Ethernet header. */
+static __always_inline int packet_send(struct packet *packet, const struct route *route)
+{
+	struct bpf_redir_neigh next_hop = {.nh_family = route->fib.family};
+
+	if (route->fib.family == ROUTE_AF_INET)
+		next_hop.ipv4_nh = route->fib.ipv4_dst;
+	else
+		__builtin_memcpy(next_hop.ipv6_nh, route->fib.ipv6_dst, sizeof(next_hop.ipv6_nh));
+	return bpf_redirect_neigh(route->fib.ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+/* Back out of the device it is on, to where it came from. */
+static __always_inline int packet_return(struct packet *packet, const struct device *device)
+{
+	struct ethhdr *ethernet;
+	__u8 mac[ETH_ALEN];
+
+	if (!(device->flags & DEVICE_NO_ETHERNET)) {
+		ethernet = packet_at(packet, 0, sizeof(*ethernet));
+		if (!ethernet)
+			return PACKET_DROP;
+		__builtin_memcpy(mac, ethernet->h_source, sizeof(mac));
+		__builtin_memcpy(ethernet->h_source, ethernet->h_dest, sizeof(mac));
+		__builtin_memcpy(ethernet->h_dest, mac, sizeof(mac));
+	}
+	return bpf_redirect(packet_ifindex(packet->context), 0);
+}
+
+#endif

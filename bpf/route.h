@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Where the kernel would send a packet next: its routes, neighbours and MTUs through bpf_fib_lookup. */
+#ifndef WEIR_ROUTE_H
+#define WEIR_ROUTE_H
+
+#include "packet.h"
+
+#define ROUTE_AF_INET 2
+#define ROUTE_AF_INET6 10
+
+enum route_result {
+	ROUTE_OUT = 0,	    /* next hop known, with its MAC */
+	ROUTE_NO_NEIGHBOUR, /* next hop known, its MAC not yet */
+	ROUTE_STACK,	    /* for the stack to deliver or to refuse: this host's own address, or no route */
+	ROUTE_TOO_BIG,	    /* mtu says for what */
+	ROUTE_DROP,	    /* a blackhole, prohibit or unreachable route, or forwarding is off */
+};
+
+struct route {
+	struct bpf_fib_lookup fib;
+};
+
+static __always_inline __u16 packet_route_length(const struct packet *packet);
+
+static __always_inline void route_fill(struct bpf_fib_lookup *fib, const struct packet *packet,
+				       const struct address *source, const struct tuple *to)
+{
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->tot_len = packet_route_length(packet);
+	fib->l4_protocol = packet->key.protocol;
+	fib->sport = to->source_port;
+	fib->dport = to->destination_port;
+	if (packet->ipv6) {
+		fib->family = ROUTE_AF_INET6;
+		__builtin_memcpy(fib->ipv6_src, source, sizeof(fib->ipv6_src));
+		__builtin_memcpy(fib->ipv6_dst, &to->destination, sizeof(fib->ipv6_dst));
+	} else {
+		fib->family = ROUTE_AF_INET;
+		fib->ipv4_src = address_ipv4(source);
+		fib->ipv4_dst = address_ipv4(&to->destination);
+	}
+}
+
+static __always_inline enum route_result route_result_of(long result)
+{
+	switch (result) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		return ROUTE_OUT;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		return ROUTE_NO_NEIGHBOUR;
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return ROUTE_TOO_BIG;
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
+		return ROUTE_STACK;
+	default:
+		return ROUTE_DROP;
+	}
+}
+
+/*
+ * The route of a packet that came in by this device and shall go to `to`. It is looked up with the source
+ * the packet came with: SNAT comes after routing, as in the kernel.
+ */
+static __always_inline enum route_result route_find(const struct packet *packet, const struct tuple *to,
+						    struct route *route)
+{
+	route_fill(&route->fib, packet, &packet->key.tuple.source, to);
+	route->fib.ifindex = packet_ifindex(packet->context);
+	return route_result_of(bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), 0));
+}
+
+/*
+ * The route back to a client that came in by the device `ifindex`: out of that device where a route leads
+ * there, else wherever the routes say. Clouds route by source and mark; the main table may not know.
+ */
+static __always_inline enum route_result route_find_back(const struct packet *packet, const struct tuple *to,
+							 __u32 ifindex, struct route *route)
+{
+	enum route_result result;
+
+	if (!ifindex)
+		return route_find(packet, to, route);
+	route_fill(&route->fib, packet, &to->source, to);
+	route->fib.ifindex = ifindex;
+	result = route_result_of(bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), BPF_FIB_LOOKUP_OUTPUT));
+	return result == ROUTE_STACK ? route_find(packet, to, route) : result;
+}
+
+#endif

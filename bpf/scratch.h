@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the slow paths work on: too large for the stack, and handed this way to global functions, which the
+ * verifier checks once, alone, and not anew for every way that leads to them. Kernels before 5.12 let such a
+ * function take nothing but the context.
+ *
+ * One per CPU and program: packets of one program on one CPU do not interrupt each other.
+ */
+#ifndef WEIR_SCRATCH_H
+#define WEIR_SCRATCH_H
+
+#include "packet.h"
+
+/* Quoted at most, of the packet an ICMP error is about, in bytes: a multiple of 4, as bpf_csum_diff wants. */
+#define ICMP_QUOTE_MAX 508
+
+/* A flow about to be opened. */
+struct birth {
+	struct tuple to; /* its source port: what the client uses, to be kept where possible */
+	__u32 service;	 /* id */
+	__u32 backend;
+	__u32 generation;
+	enum flow_action action;
+	bool snat; /* the source is an address of the node: the port comes from the SNAT range */
+};
+
+/* An ICMP error, named once for both families. */
+struct icmp_error {
+	__u8 type4, code4;
+	__u8 type6, code6;
+	__u32 mtu;	       /* for too big, else 0 */
+	struct address source; /* who says it: the address asked, or the router's */
+};
+
+struct scratch {
+	struct packet packet;
+	struct birth birth;
+	struct flow_key reverse;
+	struct flow half;
+	struct icmp_error error;
+	__u32 icmp_second; /* jiffies / jiffies_per_second, in which icmp_spent errors were sent */
+	__u32 icmp_spent;
+	__u8 quote[ICMP_QUOTE_MAX + 4];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct scratch);
+	__uint(max_entries, 1);
+} scratches SEC(".maps");
+
+static __always_inline struct scratch *scratch_find(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
+/* Puts the packet there, without its context: that is an argument of its own. */
+static __always_inline struct scratch *scratch_save(const struct packet *packet)
+{
+	struct scratch *scratch = scratch_find();
+
+	if (scratch)
+		__builtin_memcpy(&scratch->packet.key, &packet->key,
+				 sizeof(*packet) - __builtin_offsetof(struct packet, key));
+	return scratch;
+}
+
+static __always_inline void scratch_load(struct packet *packet, packet_context *context, const struct scratch *scratch)
+{
+	packet->context = context;
+	__builtin_memcpy(&packet->key, &scratch->packet.key,
+			 sizeof(*packet) - __builtin_offsetof(struct packet, key));
+}
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What a sweep does with one half of a flow. */
+#ifndef WEIR_SWEEP_H
+#define WEIR_SWEEP_H
+
+#include <stdbool.h>
+#include <linux/in.h>
+
+#include "maps.h"
+#include "tuple.h"
+
+/* A byte is written for that many elements. */
+#define SWEEP_PIECE 4096
+
+/* The parts of the kernel's iterator context that we read, found by BTF (kernel/bpf/map_iter.c). */
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	__u64 session_id;
+	__u64 seq_num;
+} __attribute__((preserve_access_index));
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	void *map;
+	void *key;
+	void *value;
+} __attribute__((preserve_access_index));
+
+static __always_inline void usage_note(void *usage, __u32 index, __u32 epoch)
+{
+	__u32 *last = bpf_map_lookup_elem(usage, &index);
+
+	if (last)
+		*last = epoch;
+}
+
+/* How long the flow of this half may be idle, in jiffies. */
+static __always_inline __u32 sweep_timeout(const struct sweep_settings *settings, const struct flow *flow,
+					   const struct flow *peer, __u8 protocol)
+{
+	if (flow->action == FLOW_FOREIGN)
+		return settings->timeout_foreign;
+	if (flow->state <= FLOW_ANSWERED)
+		return settings->timeout_unanswered;
+	if (protocol != IPPROTO_TCP)
+		return settings->timeout_udp;
+	if (flow->state == FLOW_CLOSED || (peer && peer->state == FLOW_CLOSED))
+		return settings->timeout_tcp_closing;
+	if (flow->state == FLOW_CLOSING && (!peer || peer->state == FLOW_CLOSING))
+		return settings->timeout_tcp_closing;
+	return settings->timeout_tcp;
+}
+
+static __always_inline __u32 sweep_shortest(const struct sweep_settings *settings)
+{
+	__u32 shortest = settings->timeout_unanswered;
+
+	if (settings->timeout_tcp_closing < shortest)
+		shortest = settings->timeout_tcp_closing;
+	if (settings->timeout_udp < shortest)
+		shortest = settings->timeout_udp;
+	return shortest;
+}
+
+/*
+ * Whether the flow has been idle too long: as long as its younger half. The other half is looked up only
+ * where this one alone would not keep the flow.
+ */
+static __always_inline bool sweep_expired(const struct sweep_settings *settings, void *table,
+					  const struct flow_key *other, const struct flow *flow)
+{
+	__u32 now = bpf_jiffies64();
+	__u32 idle = now - flow->last_seen;
+	struct flow *peer;
+
+	if ((__s32)idle < 0 || idle < sweep_shortest(settings))
+		return false;
+	peer = flow->action == FLOW_FOREIGN ? NULL : bpf_map_lookup_elem(table, other);
+	if (peer && now - peer->last_seen < idle)
+		idle = now - peer->last_seen;
+	return idle >= sweep_timeout(settings, flow, peer, other->protocol);
+}
+
+static __always_inline int sweep_element(struct bpf_iter__bpf_map_elem *context, void *table)
+{
+	struct bpf_iter_meta *meta = context->meta;
+	struct flow *flow = context->value;
+	struct flow_key *found = context->key;
+	struct flow_key key, other;
+	struct sweep_settings *settings;
+	struct tuple to;
+	__u32 zero = 0;
+
+	if (!found || !flow)
+		return 0;
+	if (meta->seq_num && meta->seq_num % SWEEP_PIECE == 0)
+		bpf_seq_write(meta->seq, "", 1);
+	settings = bpf_map_lookup_elem(&sweep_config, &zero);
+	if (!settings)
+		return 0;
+	__builtin_memcpy(&key, found, sizeof(key));
+	to = flow->to;
+	flow_other_key(&other, &key, &to);
+	if (sweep_expired(settings, table, &other, flow)) {
+		bpf_map_delete_elem(table, &key);
+		if (flow->action != FLOW_FOREIGN)
+			bpf_map_delete_elem(table, &other);
+		return 0;
+	}
+	if (flow->action == FLOW_FOREIGN)
+		return 0;
+	usage_note(&service_usage, flow->service, settings->epoch);
+	usage_note(&backend_usage, flow->backend, settings->epoch);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Tuples turned around: how the halves of a flow find each other. */
+#ifndef WEIR_TUPLE_H
+#define WEIR_TUPLE_H
+
+#include "address.h"
+
+/* Whom an answer goes to: the tuple turned around. */
+static __always_inline void tuple_reverse(struct tuple *reverse, const struct tuple *tuple)
+{
+	reverse->source = tuple->destination;
+	reverse->destination = tuple->source;
+	reverse->source_port = tuple->destination_port;
+	reverse->destination_port = tuple->source_port;
+}
+
+static __always_inline bool tuple_is_reverse(const struct tuple *a, const struct tuple *b)
+{
+	return address_equal(&a->source, &b->destination) && address_equal(&a->destination, &b->source) &&
+	       a->source_port == b->destination_port && a->destination_port == b->source_port;
+}
+
+/* The key of the other half of the flow that `key` finds as `to`. */
+static __always_inline void flow_other_key(struct flow_key *other, const struct flow_key *key, const struct tuple *to)
+{
+	tuple_reverse(&other->tuple, to);
+	other->edge = key->edge;
+	other->protocol = key->protocol;
+	other->pad = 0;
+}
+
+#endif
