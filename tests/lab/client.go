@@ -40,7 +40,12 @@ type Conn struct {
 // Dial connects from the host, by TCP or UDP. A valid from is bound to first, with its port if it has one, also
 // where another socket has them: two connections of one client port differ in their destinations.
 func (h *Host) Dial(protocol compile.Protocol, from, to netip.AddrPort) (*Conn, error) {
-	dialer := net.Dialer{Timeout: requestLimit, Control: shareAddress}
+	return h.DialWithin(requestLimit, protocol, from, to)
+}
+
+// DialWithin is Dial with a time limit of the caller's.
+func (h *Host) DialWithin(limit time.Duration, protocol compile.Protocol, from, to netip.AddrPort) (*Conn, error) {
+	dialer := net.Dialer{Timeout: limit, Control: shareAddress}
 	network := "tcp"
 	if from.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(from)
@@ -72,8 +77,11 @@ func shareAddress(_, _ string, raw syscall.RawConn) error {
 }
 
 // Ask asks who is there, once: a datagram is not repeated.
-func (c *Conn) Ask() (Answer, error) {
-	if err := c.SetDeadline(time.Now().Add(requestLimit)); err != nil {
+func (c *Conn) Ask() (Answer, error) { return c.AskWithin(requestLimit) }
+
+// AskWithin is Ask with a time limit of the caller's.
+func (c *Conn) AskWithin(limit time.Duration) (Answer, error) {
+	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
 		return Answer{}, err
 	}
 	// A datagram says which one it is, so that a late answer is not taken for this one's.
@@ -154,12 +162,17 @@ func (c *Conn) LocalAddrPort() netip.AddrPort {
 // Ask connects from the host, asks once who is there, and closes. An invalid from leaves address and port to the
 // kernel.
 func (h *Host) Ask(protocol compile.Protocol, from, to netip.AddrPort) (Answer, error) {
-	conn, err := h.Dial(protocol, from, to)
+	return h.AskWithin(requestLimit, protocol, from, to)
+}
+
+// AskWithin is Ask with a time limit of the caller's.
+func (h *Host) AskWithin(limit time.Duration, protocol compile.Protocol, from, to netip.AddrPort) (Answer, error) {
+	conn, err := h.DialWithin(limit, protocol, from, to)
 	if err != nil {
 		return Answer{}, err
 	}
 	defer conn.Close()
-	answer, err := conn.Ask()
+	answer, err := conn.AskWithin(limit)
 	if err != nil {
 		return Answer{}, fmt.Errorf("%s asks %s by %s: %w", h.Role, to, protocol, err)
 	}

@@ -13,12 +13,33 @@ import (
 var topologies = []struct {
 	name    string
 	options lab.Options
+	agent   []string // arguments of its own
 }{
-	{"routed", lab.Options{Pods: lab.Routed}},
-	{"bridge", lab.Options{Pods: lab.Bridge, OneNetwork: true}},
-	{"overlay", lab.Options{Pods: lab.Overlay}},
-	{"tun-outside", lab.Options{Outside: lab.Tun}},
-	{"tun-nodes", lab.Options{Nodes: lab.Tun}},
+	{name: "routed"},
+	{name: "bridge", options: lab.Options{Pods: lab.Bridge, OneNetwork: true}},
+	{name: "overlay", options: lab.Options{Pods: lab.Overlay}},
+	{name: "tun outside", options: lab.Options{Outside: lab.Tun}},
+	{name: "tun to node2", options: lab.Options{Nodes: lab.Tun}},
+	{name: "tun both", options: lab.Options{Outside: lab.Tun, Nodes: lab.Tun}},
+	{name: "xdp", options: lab.Options{WireChecksums: true}, agent: xdpNative},
+	{name: "xdp one network", options: lab.Options{OneNetwork: true, WireChecksums: true}, agent: xdpNative},
+}
+
+// xdpNative makes the agent attach XDP to veths, which it does only when told.
+var xdpNative = []string{"--xdp", "native"}
+
+// onEachTopology runs a test in every topology's shared cluster, bare and with a real node's netfilter rules.
+func onEachTopology(t *testing.T, test func(t *testing.T, c *cluster)) {
+	t.Helper()
+	t.Parallel()
+	for _, topology := range topologies {
+		t.Run(topology.name, func(t *testing.T) {
+			t.Parallel()
+			onEachNode(t, topology.options, func(t *testing.T, options lab.Options) {
+				test(t, shared(t, options, topology.agent...))
+			})
+		})
+	}
 }
 
 var (

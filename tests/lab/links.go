@@ -133,3 +133,15 @@ func ipNet(p netip.Prefix) *net.IPNet {
 
 // hostPrefix is the prefix of one address.
 func hostPrefix(address netip.Addr) netip.Prefix { return netip.PrefixFrom(address, address.BitLen()) }
+
+// Touch changes something harmless of a device, so that everybody who listens hears of it.
+func (h *Host) Touch(device string) error {
+	link, err := h.Link(device)
+	if err != nil {
+		return err
+	}
+	if err := h.links.LinkSetAlias(link, "touched"); err != nil {
+		return fmt.Errorf("set the alias of %s in %s: %w", device, h.Name, err)
+	}
+	return nil
+}

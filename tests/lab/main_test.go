@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,8 +13,9 @@ import (
 
 // session and weirBinary are set once, before the first test.
 var (
-	session    *lab.Session
-	weirBinary string
+	session        *lab.Session
+	weirBinary     string
+	sharedClusters = clusters{byKind: map[string]*sharedCluster{}}
 )
 
 func TestMain(m *testing.M) {
@@ -44,8 +46,8 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() {
-		if closed := session.Close(); closed != nil && err == nil {
-			code, err = 1, fmt.Errorf("close the lab: %w", closed)
+		if closed := errors.Join(sharedClusters.close(), session.Close()); closed != nil && err == nil {
+			code, err = 1, fmt.Errorf("remove the labs: %w", closed)
 		}
 	}()
 	return m.Run(), nil

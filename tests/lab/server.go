@@ -74,9 +74,9 @@ func (s *Servers) Close() error {
 	return err
 }
 
-// addServers starts the servers of every pod that has them.
+// addServers starts the servers of every pod that has them, and of the client: the world outside.
 func (l *Lab) addServers() error {
-	for _, pod := range l.Web {
+	for _, pod := range append([]*Host{l.Client}, l.Web...) {
 		var servers *Servers
 		err := pod.Do(func() (err error) {
 			servers, err = Serve(pod.Role)

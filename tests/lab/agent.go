@@ -1,0 +1,184 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// readyLimit bounds how long an agent may take to serve what it was given.
+const readyLimit = 10 * time.Second
+
+// Agent is the weir binary on node1, with a bpffs and a manifests directory of its own.
+type Agent struct {
+	Binary    string
+	BPFFS     string // where it pins
+	Manifests string // what it watches
+	Log       string // what it has printed, over all its lives
+	Args      []string
+
+	lab *Lab
+
+	mu      sync.Mutex
+	process *exec.Cmd
+	ended   chan error // receives how the process ended
+}
+
+// NewAgent prepares an agent for node1: mounts its bpffs and writes the Node object. Start starts it.
+func (l *Lab) NewAgent(binary string, args ...string) (*Agent, error) {
+	a := &Agent{
+		Binary:    binary,
+		BPFFS:     filepath.Join(l.Dir, "bpf"),
+		Manifests: filepath.Join(l.Dir, "manifests"),
+		Log:       filepath.Join(l.Dir, "agent.log"),
+		Args:      args,
+		lab:       l,
+	}
+	for _, dir := range []string{a.BPFFS, a.Manifests} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := unix.Mount("bpf", a.BPFFS, "bpf", 0, ""); err != nil {
+		return nil, fmt.Errorf("mount bpffs on %s: %w", a.BPFFS, err)
+	}
+	l.onClose(func() error { return unix.Unmount(a.BPFFS, unix.MNT_DETACH) })
+	l.onClose(a.end)
+	node, err := l.NodeYAML()
+	if err != nil {
+		return nil, err
+	}
+	return a, a.Write("node", node)
+}
+
+// Start starts the agent and returns at once.
+func (a *Agent) Start() error {
+	log, err := os.OpenFile(a.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	args := append([]string{
+		"agent", "--manifests", a.Manifests, "--node-name", NodeName, "--bpffs", a.BPFFS,
+	}, a.Args...)
+	process := exec.Command(a.Binary, args...)
+	process.Stdout, process.Stderr = log, log
+	if err := a.lab.Node1.Start(process); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- process.Wait() }()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.process, a.ended = process, ended
+	return nil
+}
+
+// Signal sends the agent a signal and waits for its end. It returns how the process ended.
+func (a *Agent) Signal(signal os.Signal) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.process == nil {
+		return errors.New("the agent does not run")
+	}
+	if err := a.process.Process.Signal(signal); err != nil {
+		return fmt.Errorf("signal the agent: %w", err)
+	}
+	defer func() { a.process = nil }()
+	select {
+	case err := <-a.ended:
+		return err
+	case <-time.After(readyLimit):
+		return errors.Join(fmt.Errorf("the agent does not end on %s", signal), a.process.Process.Kill())
+	}
+}
+
+// Terminate ends the agent as a service manager does, and expects it to say that all is well.
+func (a *Agent) Terminate() error { return a.Signal(unix.SIGTERM) }
+
+// Kill ends the agent without a chance to do anything.
+func (a *Agent) Kill() error {
+	var exit *exec.ExitError
+	if err := a.Signal(unix.SIGKILL); err != nil && !errors.As(err, &exit) {
+		return err
+	}
+	return nil
+}
+
+// Running says whether the process lives; if not, how it ended.
+func (a *Agent) Running() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.process == nil {
+		return errors.New("the agent was not started")
+	}
+	select {
+	case err := <-a.ended:
+		a.ended <- err
+		return fmt.Errorf("the agent ended: %w; its log: %s", err, a.LogTail())
+	default:
+		return nil
+	}
+}
+
+// end stops the agent where it runs, and removes everything it has put on the machine.
+func (a *Agent) end() error {
+	a.mu.Lock()
+	runs := a.process != nil
+	a.mu.Unlock()
+	var err error
+	if runs {
+		err = a.Terminate()
+	}
+	_, cleanup := a.CLI("cleanup")
+	return errors.Join(err, cleanup)
+}
+
+// CLI runs a command of the binary on node1, with the agent's bpffs, and returns what it prints.
+func (a *Agent) CLI(args ...string) (string, error) {
+	return a.lab.Node1.Run("", a.Binary, append(args, "--bpffs", a.BPFFS)...)
+}
+
+// Write puts a manifest into the watched directory, whole: the agent never sees half of it.
+func (a *Agent) Write(name, content string) error {
+	partial := filepath.Join(a.lab.Dir, name+".partial")
+	if err := os.WriteFile(partial, []byte(content), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(partial, a.path(name))
+}
+
+// Delete takes a manifest away.
+func (a *Agent) Delete(name string) error { return os.Remove(a.path(name)) }
+
+// path is where a manifest lies.
+func (a *Agent) path(name string) string { return filepath.Join(a.Manifests, name+".yaml") }
+
+// LogTail returns the last lines that the agent printed.
+func (a *Agent) LogTail() string {
+	log, err := os.ReadFile(a.Log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	return strings.Join(lines[max(0, len(lines)-40):], "\n")
+}
+
+// poll calls f until it is content or the time is over, and then returns what f last said.
+func poll(limit time.Duration, f func() error) error {
+	deadline := time.Now().Add(limit)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		err := f()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+}

@@ -1,0 +1,181 @@
+package lab
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
+)
+
+// The readers here look at the pinned maps as a program would, so that what tests wait for does not depend on what
+// the agent says of itself.
+
+// pinned opens one of the agent's maps.
+func (a *Agent) pinned(name string) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(a.BPFFS, "weir", name), &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("open pinned map %s: %w", name, err)
+	}
+	return m, nil
+}
+
+// lookup reads one element of a pinned map.
+func (a *Agent) lookup(name string, key, value any) error {
+	m, err := a.pinned(name)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return m.Lookup(key, value)
+}
+
+// Backends lists where the maps send traffic from inside to a frontend. A NodePort's frontend has an unspecified
+// address. The error is ebpf.ErrKeyNotExist where there is no such frontend.
+func (a *Agent) Backends(frontend netip.AddrPort, protocol compile.Protocol) ([]netip.AddrPort, error) {
+	var (
+		found  maps.Frontend
+		record maps.Service
+	)
+	key := maps.FrontendKey{Port: frontend.Port(), Protocol: uint8(protocol)}
+	key.Address.Bytes = frontend.Addr().As16()
+	if err := a.lookup("frontends", key, &found); err != nil {
+		return nil, err
+	}
+	if err := a.lookup("services", found.Service, &record); err != nil {
+		return nil, err
+	}
+	var backends []netip.AddrPort
+	for i := range record.Inside.Count {
+		backend, err := a.backendAt(record.Inside.Base + i)
+		if err != nil {
+			return nil, err
+		}
+		backends = append(backends, backend)
+	}
+	slices.SortFunc(backends, netip.AddrPort.Compare)
+	return backends, nil
+}
+
+// backendAt reads the backend that a slot names.
+func (a *Agent) backendAt(slot uint32) (netip.AddrPort, error) {
+	var (
+		block   maps.SlotBlock
+		backend maps.Backend
+	)
+	perBlock := uint32(len(block.Backend))
+	if err := a.lookup("slots", slot/perBlock, &block); err != nil {
+		return netip.AddrPort{}, err
+	}
+	if err := a.lookup("backends", block.Backend[slot%perBlock], &backend); err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(backend.Address.Bytes).Unmap(), backend.Port), nil
+}
+
+// WaitServed waits until the maps say exactly what the service asks for, at every frontend.
+func (a *Agent) WaitServed(s Service) error {
+	return a.wait(func() error {
+		for _, f := range s.keys() {
+			got, err := a.Backends(f.address, f.protocol)
+			if err != nil {
+				return fmt.Errorf("frontend %s %s of %s: %w", f.address, f.protocol, s.Name, err)
+			}
+			if want := s.backends(f.family); !slices.Equal(got, want) {
+				return fmt.Errorf("frontend %s %s of %s has backends %v, want %v", f.address, f.protocol, s.Name, got, want)
+			}
+		}
+		return nil
+	})
+}
+
+// WaitGone waits until the maps have no frontend of the service.
+func (a *Agent) WaitGone(s Service) error {
+	return a.wait(func() error {
+		for _, f := range s.keys() {
+			if _, err := a.Backends(f.address, f.protocol); !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return fmt.Errorf("frontend %s %s of %s is still there (%w)", f.address, f.protocol, s.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// wait polls while the agent runs.
+func (a *Agent) wait(f func() error) error {
+	var ended error
+	err := poll(readyLimit, func() error {
+		if ended = a.Running(); ended != nil {
+			return nil
+		}
+		return f()
+	})
+	return cmp.Or(ended, err)
+}
+
+// frontendOf is a frontend as the maps have it.
+type frontendOf struct {
+	address  netip.AddrPort
+	protocol compile.Protocol
+	family   compile.Family
+}
+
+// keys lists every frontend of the service.
+func (s Service) keys() []frontendOf {
+	var keys []frontendOf
+	for _, protocol := range []compile.Protocol{compile.TCP, compile.UDP} {
+		for _, kind := range append(slices.Clone(s.Kinds), compile.ClusterIP) {
+			keys = append(keys,
+				frontendOf{s.key(kind, compile.IPv4), protocol, compile.IPv4},
+				frontendOf{s.key(kind, compile.IPv6), protocol, compile.IPv6})
+		}
+	}
+	return keys
+}
+
+// key is the address of a frontend as the maps have it: a NodePort's is the unspecified one.
+func (s Service) key(kind compile.FrontendKind, family compile.Family) netip.AddrPort {
+	if kind != compile.NodePort {
+		return netip.AddrPortFrom(s.vip(kind, family), ServicePort)
+	}
+	if family == compile.IPv6 {
+		return netip.AddrPortFrom(netip.IPv6Unspecified(), s.NodePort())
+	}
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), s.NodePort())
+}
+
+// backends lists the service's endpoints of a family, sorted.
+func (s Service) backends(family compile.Family) []netip.AddrPort {
+	var backends []netip.AddrPort
+	for _, host := range append(slices.Clone(s.Pods), s.External...) {
+		backends = append(backends, netip.AddrPortFrom(host.Addr(family), TCPPort))
+	}
+	slices.SortFunc(backends, netip.AddrPort.Compare)
+	return backends
+}
+
+// Counters returns the programs' packet counters, summed over the CPUs.
+func (a *Agent) Counters() (maps.PacketCounters, error) {
+	var perCPU []maps.PacketCounters
+	if err := a.lookup("counters", uint32(0), &perCPU); err != nil {
+		return maps.PacketCounters{}, err
+	}
+	var sum maps.PacketCounters
+	fields := reflect.ValueOf(&sum).Elem()
+	for _, cpu := range perCPU {
+		counts := reflect.ValueOf(cpu)
+		for i := range fields.NumField() {
+			if field := fields.Field(i); field.CanUint() {
+				field.SetUint(field.Uint() + counts.Field(i).Uint())
+			}
+		}
+	}
+	return sum, nil
+}
