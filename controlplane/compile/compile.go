@@ -149,7 +149,9 @@ type problems struct {
 	list   []Problem
 }
 
-func (p *problems) add(reason, format string, args ...any) { p.addTo(p.object, reason, format, args...) }
+func (p *problems) add(reason, format string, args ...any) {
+	p.addTo(p.object, reason, format, args...)
+}
 
 func (p *problems) addTo(object, reason, format string, args ...any) {
 	problem := Problem{Object: object, Reason: reason, Message: fmt.Sprintf(format, args...)}

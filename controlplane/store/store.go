@@ -65,6 +65,7 @@ type Store struct {
 	dirty      map[Key]time.Time // Services to look at again -> arrival of the oldest change
 	nodesDirty time.Time
 	synced     bool
+	started    bool          // Next has returned work once
 	taken      time.Time     // when Next last returned work
 	wake       chan struct{} // holds one token when Next should look again
 }
@@ -109,8 +110,8 @@ func (s *Store) Synced() {
 	s.signal()
 }
 
-// Next waits for work and takes it. The first is everything there is. It returns the context's error when
-// that ends.
+// Next waits for work and takes it. The first is everything there is, even if that is nothing: what an
+// earlier agent left may have to go. It returns the context's error when that ends.
 func (s *Store) Next(ctx context.Context) (Work, error) {
 	for {
 		ready, wait := s.ready()
@@ -262,7 +263,7 @@ func (s *Store) signal() {
 func (s *Store) ready() (ready bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.synced || len(s.dirty) == 0 && s.nodesDirty.IsZero() {
+	if !s.synced || s.started && len(s.dirty) == 0 && s.nodesDirty.IsZero() {
 		return false, 0
 	}
 	return true, time.Until(s.taken.Add(s.gather))
@@ -299,7 +300,7 @@ func (s *Store) take() Work {
 	}
 	clear(s.dirty)
 	s.nodesDirty = time.Time{}
-	s.taken = time.Now()
+	s.taken, s.started = time.Now(), true
 	return work
 }
 

@@ -101,21 +101,31 @@ func TestS09_NothingBeforeSync(t *testing.T) {
 	})
 }
 
-// TestS09_EmptyListing: a listing without objects is a listing; what comes after it is work.
+// TestS09_EmptyListing: a listing without objects is a listing, too, and says that there are none.
 func TestS09_EmptyListing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(gather)
+		expectNothing(t, s)
 		s.Synced()
+		expect(t, s, "[]")
 		expectNothing(t, s)
 		s.Update(services("a"))
 		expect(t, s, "[a[]]")
 	})
 }
 
+// started returns a store whose first listing was empty and is dealt with.
+func started(t *testing.T) *Store {
+	t.Helper()
+	s := New(gather)
+	s.Synced()
+	expect(t, s, "[]")
+	return s
+}
+
 func TestDirty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(gather)
-		s.Synced()
+		s := started(t)
 		steps := []struct {
 			what   string
 			change Batch
@@ -145,8 +155,7 @@ func TestDirty(t *testing.T) {
 // TestUnchanged: the same object again is no work, nor is the removal of what is not there.
 func TestUnchanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(gather)
-		s.Synced()
+		s := started(t)
 		b := services("a")
 		s.Update(b)
 		expect(t, s, "[a[]]")
@@ -160,8 +169,7 @@ func TestUnchanged(t *testing.T) {
 // TestS11_SliceWithoutLabel: it is a problem, and belongs to nothing, until it has the label.
 func TestS11_SliceWithoutLabel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(gather)
-		s.Synced()
+		s := started(t)
 		s.Update(sliceBatch("lost", slice("lost", "")))
 		expectNothing(t, s)
 		problems := s.Problems()
@@ -180,8 +188,7 @@ func TestS11_SliceWithoutLabel(t *testing.T) {
 // waits longer than that.
 func TestCoalescing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(gather)
-		s.Synced()
+		s := started(t)
 		time.Sleep(time.Second)
 
 		start := time.Now()

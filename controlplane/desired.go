@@ -1,0 +1,150 @@
+package controlplane
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	netutils "k8s.io/utils/net"
+
+	"github.com/weir-lb/weir/controlplane/claims"
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/store"
+)
+
+// desired is what the maps shall hold, kept up to date Service by Service.
+type desired struct {
+	proxyName string
+	node      compile.Node
+	get       func(store.Key) store.Item
+
+	compiled  map[store.Key]compile.Result // without those that ask for nothing and have no problem
+	frontends *claims.Frontends
+	vips      *claims.VIPs
+	services  map[compile.ID]compile.Service // with the frontends that they own, at least one
+}
+
+func newDesired(nodeName, proxyName string, get func(store.Key) store.Item) *desired {
+	return &desired{
+		proxyName: proxyName,
+		node:      compile.Node{Name: nodeName},
+		get:       get,
+		compiled:  map[store.Key]compile.Result{},
+		frontends: claims.NewFrontends(),
+		vips:      claims.NewVIPs(),
+		services:  map[compile.ID]compile.Service{},
+	}
+}
+
+// setNodes takes in the nodes, and tells whether anything changed that Services are compiled from.
+func (d *desired) setNodes(nodes []*corev1.Node) (changed bool) {
+	node := compile.Node{Name: d.node.Name, Addresses: map[netip.Addr]struct{}{}}
+	for _, n := range nodes {
+		if n.Name == node.Name {
+			node.Zone = n.Labels[corev1.LabelTopologyZone]
+		}
+		for _, address := range n.Status.Addresses {
+			if ip, valid := netip.AddrFromSlice(netutils.ParseIPSloppy(address.Address)); valid {
+				node.Addresses[ip.Unmap()] = struct{}{}
+			}
+		}
+	}
+	changed = node.Zone != d.node.Zone || !maps.Equal(node.Addresses, d.node.Addresses)
+	d.node = node
+	return changed
+}
+
+// update compiles Services, and those that the outcome concerns. It returns the IDs of the services that
+// are to be written or, where they are not in d.services any more, removed.
+func (d *desired) update(items []store.Item) (changed []compile.ID) {
+	touched := map[compile.ID]struct{}{}
+	for len(items) > 0 {
+		stale := map[store.Key]struct{}{}
+		for _, item := range items {
+			d.compile(item, touched, stale)
+		}
+		// A Service's VIPs do not depend on its endpoints, so the second round makes nothing stale.
+		items = items[:0:0]
+		for key := range stale {
+			items = append(items, d.get(key))
+		}
+	}
+	for id := range touched {
+		if d.settle(id) {
+			changed = append(changed, id)
+		}
+	}
+	slices.SortFunc(changed, compile.ID.Compare)
+	return changed
+}
+
+// compile compiles one Service. It notes the services that may be different now, and the Services to be
+// compiled again because an endpoint of theirs became or ceased to be a VIP (rule E14).
+func (d *desired) compile(item store.Item, touched map[compile.ID]struct{}, stale map[store.Key]struct{}) {
+	var result compile.Result
+	if item.Service != nil {
+		result = compile.Compile(compile.Input{
+			Service: item.Service, Slices: item.Slices, Node: d.node, ProxyName: d.proxyName,
+			VIP: func(endpoint netip.AddrPort, protocol compile.Protocol) (string, bool) {
+				return d.vips.Owner(item.Key, endpoint, protocol)
+			},
+		})
+	}
+	d.register(d.compiled[item.Key].Services, result.Services, touched)
+	d.vips.SetEndpoints(item.Key, result.Endpoints)
+	for _, key := range d.vips.Set(item.Key, result.Services) {
+		stale[key] = struct{}{}
+	}
+	d.compiled[item.Key] = result
+	if len(result.Services)+len(result.Problems) == 0 {
+		delete(d.compiled, item.Key)
+	}
+}
+
+// register replaces the services of one Service among the claimants of frontends.
+func (d *desired) register(old, now []compile.Service, touched map[compile.ID]struct{}) {
+	touch := func(id compile.ID, affected []compile.ID) {
+		touched[id] = struct{}{}
+		for _, other := range affected {
+			touched[other] = struct{}{}
+		}
+	}
+	for _, was := range old {
+		same := func(is compile.Service) bool { return is.ID == was.ID }
+		if !slices.ContainsFunc(now, same) {
+			touch(was.ID, d.frontends.Delete(was.ID))
+		}
+	}
+	for _, is := range now {
+		touch(is.ID, d.frontends.Set(is))
+	}
+}
+
+// settle brings one service up to date, and tells whether it changed.
+func (d *desired) settle(id compile.ID) (changed bool) {
+	old, had := d.services[id]
+	now, known := d.frontends.Get(id)
+	if !known || len(now.Frontends) == 0 {
+		delete(d.services, id)
+		return had
+	}
+	d.services[id] = now
+	return !had || !old.Equal(now)
+}
+
+// problems lists all that is wrong with what was compiled.
+func (d *desired) problems() []compile.Problem {
+	problems := d.frontends.Problems()
+	for _, result := range d.compiled {
+		problems = append(problems, result.Problems...)
+	}
+	return problems
+}
+
+// all returns every service, in order of their IDs.
+func (d *desired) all() []compile.Service {
+	services := slices.Collect(maps.Values(d.services))
+	slices.SortFunc(services, func(a, b compile.Service) int { return a.ID.Compare(b.ID) })
+	return services
+}

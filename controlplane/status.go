@@ -1,0 +1,71 @@
+package controlplane
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+)
+
+// Status is how far the maps are behind the objects, and what is wrong with those.
+type Status struct {
+	Synced    bool `json:"synced"`    // the maps have held all of a complete listing
+	Services  int  `json:"services"`  // that the maps shall hold
+	Frontends int  `json:"frontends"` // that the maps shall hold
+	Pending   int  `json:"pending"`   // services that differ from what the maps were last known to hold
+
+	Lag         time.Duration `json:"lag"`         // age of the oldest change that is not in the maps yet; 0 if all are
+	LastLatency time.Duration `json:"lastLatency"` // what the last write took, from the arrival of its oldest change
+	LastApplied time.Time     `json:"lastApplied"` // when the maps were last written, or found right
+
+	Failures    int       `json:"failures"`            // writes that failed in a row
+	LastError   string    `json:"lastError,omitempty"` // of the last failed write, kept after it was made good
+	LastErrorAt time.Time `json:"lastErrorAt"`
+
+	Problems []compile.Problem `json:"problems,omitempty"` // in order of the objects
+}
+
+// Status returns a snapshot. It may be called at any time, from anywhere.
+func (c *Controller) Status() Status {
+	status := c.snapshot()
+	status.Problems = append(status.Problems, c.options.Store.Problems()...)
+	for _, problems := range c.options.Problems {
+		status.Problems = append(status.Problems, problems()...)
+	}
+	slices.SortFunc(status.Problems, func(a, b compile.Problem) int {
+		return cmp.Or(
+			strings.Compare(a.Object, b.Object),
+			strings.Compare(a.Reason, b.Reason),
+			strings.Compare(a.Message, b.Message),
+		)
+	})
+	status.Problems = slices.Compact(status.Problems)
+	return status
+}
+
+// snapshot returns what the controller itself knows.
+func (c *Controller) snapshot() Status {
+	waiting, _ := c.options.Store.Oldest() // before the lock: work that is taken meanwhile shows up below
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	status := c.status
+	status.Services = len(c.desired.services)
+	for _, service := range c.desired.services {
+		status.Frontends += len(service.Frontends)
+	}
+	status.Pending = len(c.pending)
+	if oldest := oldestOf(c.arrived, waiting); !oldest.IsZero() {
+		status.Lag = time.Since(oldest)
+	}
+	status.Problems = append(c.desired.problems(), c.applierProblems...)
+	return status
+}
+
+// Services returns what the maps shall hold, in order of the IDs.
+func (c *Controller) Services() []compile.Service {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.desired.all()
+}
