@@ -45,11 +45,19 @@ static __always_inline __u32 flow_seal(const struct flow_key *key)
 /* What a packet needs of its flow, copied out of the map. */
 struct flow_view {
 	struct tuple to;
-	struct flow *flow; /* the half itself */
+	struct flow *flow; /* the half itself; NULL: it has just been opened */
 	enum flow_action action;
 	enum flow_half half;
 	__u32 ifindex;
+	int verdict; /* of a packet that opens no flow */
 };
+
+/* The end of a packet that opens no flow. Returns false: there is nothing to translate by. */
+static __always_inline bool flow_end(struct flow_view *view, int verdict)
+{
+	view->verdict = verdict;
+	return false;
+}
 
 /* Copies what rewriting needs and checks that it was all of this key's flow. */
 static __always_inline bool flow_read(struct flow *flow, const struct flow_key *key, struct flow_view *view)
@@ -88,6 +96,8 @@ static __always_inline void flow_account(const struct packet *packet, const stru
 {
 	struct flow *flow = view->flow;
 
+	if (!flow)
+		return; /* just opened, and accounted there */
 	flow_touch(flow);
 	flow_track(flow, packet);
 	if (view->action != FLOW_FOREIGN)

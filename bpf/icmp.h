@@ -97,7 +97,7 @@ static __always_inline int icmp_quote_sum(struct packet *packet, struct scratch 
 		field = packet_at(packet, field_offset, sizeof(*field));
 		if (!field)
 			return -1;
-		*sum = checksum_sum((__u64)*sum + (__u16)~*field + (__u16)~checksum_fold(*sum));
+		*sum = checksum_sum((__u64)*sum + (__u16) ~*field + (__u16)~checksum_fold(*sum));
 	}
 	*sum = checksum_sum((__u64)*sum + header_sum);
 	return 0;

@@ -51,8 +51,9 @@ static __always_inline bool nat_write_ports(struct packet *packet, const struct 
 static __always_inline bool nat_rewrite(struct packet *packet, const struct tuple *to)
 {
 	const struct tuple *from = &packet->key.tuple;
-	__u32 address_delta = checksum_sum(checksum_delta_address(&from->source, &to->source, packet->ipv6) +
-					   checksum_delta_address(&from->destination, &to->destination, packet->ipv6));
+	__u32 address_delta =
+		checksum_sum(checksum_delta_address(&from->source, &to->source, packet->ipv6) +
+			     checksum_delta_address(&from->destination, &to->destination, packet->ipv6));
 	__u32 port_delta = checksum_sum(checksum_delta(tuple_ports(from), tuple_ports(to)));
 
 	if (!packet_update_checksum(packet, address_delta, port_delta))

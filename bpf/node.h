@@ -19,31 +19,20 @@ static __always_inline int node_drop(void)
 	return PACKET_DROP;
 }
 
-/* What a route says when it does not lead out. */
+/* What a route says that does not lead out, or not by this hook. */
 static __always_inline int node_refuse(struct packet *packet, struct device *device, enum route_result result,
 				       const struct route *route)
 {
 	if (result == ROUTE_TOO_BIG)
 		return reply_too_big(packet, device, route->fib.mtu_result);
-	if (result == ROUTE_OUT || result == ROUTE_NO_NEIGHBOUR || result == ROUTE_STACK)
-		return packet_pass_up();
-	count(drop_no_route);
-	return PACKET_DROP;
+	if (result == ROUTE_DROP) {
+		count(drop_no_route);
+		return PACKET_DROP;
+	}
+	return packet_pass_up();
 }
 
-static __always_inline int node_to_stack(struct packet *packet, const struct tuple *to)
-{
-	return nat_rewrite(packet, to) ? PACKET_PASS : node_drop();
-}
-
-static __always_inline int node_send(struct packet *packet, const struct tuple *to, const struct route *route)
-{
-	if (!nat_rewrite(packet, to) || !nat_decrement_ttl(packet))
-		return node_drop();
-	return packet_send(packet, route);
-}
-
-/* A packet of a known flow that leaves again by a route. */
+/* A packet that leaves again by a route. */
 static __always_inline int node_forward(struct packet *packet, struct device *device, struct flow_view *view)
 {
 	enum route_result result;
@@ -58,7 +47,9 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 	if (!packet_can_send(packet, result, &route))
 		return node_refuse(packet, device, result, &route);
 	flow_account(packet, view);
-	return node_send(packet, &view->to, &route);
+	if (!nat_rewrite(packet, &view->to) || !nat_decrement_ttl(packet))
+		return node_drop();
+	return packet_send(packet, &route);
 }
 
 /* A packet of a known flow. */
@@ -66,15 +57,14 @@ static __always_inline int node_translate(struct packet *packet, struct device *
 {
 	if (view->action == FLOW_FORWARD)
 		return node_forward(packet, device, view);
+	if (view->action == FLOW_STACK && view->half == FLOW_HALF_REVERSE)
+		return PACKET_PASS; /* answers of local backends are turned back where they leave */
+	flow_account(packet, view);
 	if (view->action == FLOW_FOREIGN) {
-		flow_account(packet, view);
 		count(pass_foreign);
 		return PACKET_PASS;
 	}
-	if (view->half == FLOW_HALF_REVERSE)
-		return PACKET_PASS; /* answers of local backends are turned back where they leave */
-	flow_account(packet, view);
-	return node_to_stack(packet, &view->to);
+	return nat_rewrite(packet, &view->to) ? PACKET_PASS : node_drop();
 }
 
 /*
@@ -87,8 +77,7 @@ static __always_inline int node_unclaimed(struct packet *packet)
 
 	if (!snat_port_in_range(tuple->destination_port) || packet_is_syn(packet))
 		return PACKET_PASS;
-	if (!address_is_of_node(&tuple->destination) ||
-	    socket_takes(packet->context, tuple, packet->key.protocol))
+	if (!address_is_of_node(&tuple->destination) || socket_takes(packet->context, tuple, packet->key.protocol))
 		return PACKET_PASS;
 	count(drop_snat_orphan);
 	return PACKET_DROP;
@@ -100,49 +89,39 @@ static __always_inline bool device_leads_to_pods(const struct device *device)
 	return device && (device->edge == EDGE_POD || device->flags & DEVICE_TO_PODS);
 }
 
-/* Opens a flow to a backend reached through the stack, which keeps the client's address. */
-static __always_inline int node_open_to_stack(struct packet *packet, struct birth *birth)
+/*
+ * How a flow reaches its backend: through the stack, which keeps the client's address, or, where it is on
+ * another node, from this node's address, so that answers come back through here. False: not at all.
+ */
+static __always_inline bool node_plan(struct packet *packet, struct device *device, const struct backend *backend,
+				      struct birth *birth, struct flow_view *view)
 {
-	return flow_open(packet, birth, FLOW_STACK) ? node_to_stack(packet, &birth->to) : PACKET_DROP;
-}
+	const struct address *source;
+	enum route_result result;
+	struct device *out;
+	struct route route;
 
-/* Opens a flow to a backend elsewhere, from the node's address, so that answers come back through here. */
-static __always_inline int node_open_forward(struct packet *packet, struct birth *birth, const struct route *route,
-					     const struct device *out)
-{
-	const struct address *source = out ? device_address(out, packet->ipv6) : NULL;
-
+	if (backend->flags & BACKEND_LOCAL)
+		return true;
+	result = route_find(packet, &birth->to, &route);
+	out = device_find(route.fib.ifindex);
+	if (result == ROUTE_STACK || device_leads_to_pods(out))
+		return true;
+	if (!packet_can_send(packet, result, &route))
+		return flow_end(view, node_refuse(packet, device, result, &route));
+	source = out ? device_address(out, packet->ipv6) : NULL;
 	if (!source || address_is_zero(source)) {
 		count(drop_snat_no_address);
-		return PACKET_DROP;
+		return flow_end(view, PACKET_DROP);
 	}
+	birth->action = FLOW_FORWARD;
 	birth->to.source = *source;
 	birth->snat = true;
-	return flow_open(packet, birth, FLOW_FORWARD) ? node_send(packet, &birth->to, route) : PACKET_DROP;
+	return true;
 }
 
-/* Opens a flow to a backend that is not known to be on this node: the route decides. */
-static __always_inline int node_open_routed(struct packet *packet, struct device *device, struct birth *birth)
-{
-	struct route route;
-	enum route_result result = route_find(packet, &birth->to, &route);
-	struct device *out;
-
-	if (result == ROUTE_STACK)
-		return node_open_to_stack(packet, birth);
-	if (result == ROUTE_DROP)
-		return node_refuse(packet, device, result, &route);
-	out = device_find(route.fib.ifindex);
-	if (device_leads_to_pods(out))
-		return node_open_to_stack(packet, birth);
-	if (packet->ttl <= 1)
-		return reply_time_exceeded(packet, device);
-	if (!packet_can_send(packet, result, &route))
-		return node_refuse(packet, device, result, &route);
-	return node_open_forward(packet, birth, &route, out);
-}
-
-static __always_inline int node_no_backend(struct packet *packet, struct device *device, const struct service *service)
+static __always_inline int node_no_backend(struct packet *packet, struct device *device,
+					   const struct service *service)
 {
 	if (service->flags & SERVICE_NO_ENDPOINTS)
 		return reject(packet, device);
@@ -151,56 +130,56 @@ static __always_inline int node_no_backend(struct packet *packet, struct device 
 }
 
 /* A packet to a frontend, of no flow yet. */
-static __always_inline int node_open(struct packet *packet, struct device *device, const struct service *service)
+static __always_inline bool node_open(struct packet *packet, struct device *device, const struct service *service,
+				      struct flow_view *view)
 {
 	__u32 index = service_pick(packet, service, SIDE_OUTSIDE);
 	struct backend *backend;
 	struct birth *birth;
 
 	if (!index)
-		return node_no_backend(packet, device, service);
+		return flow_end(view, node_no_backend(packet, device, service));
 	backend = backend_find(index);
 	if (!backend) {
 		count(drop_stale_backend);
-		return PACKET_DROP;
+		return flow_end(view, PACKET_DROP);
 	}
 	birth = flow_prepare(packet, service, index, backend);
 	if (!birth)
-		return PACKET_DROP;
-	if (backend->flags & BACKEND_LOCAL)
-		return node_open_to_stack(packet, birth);
-	return node_open_routed(packet, device, birth);
+		return flow_end(view, PACKET_DROP);
+	return node_plan(packet, device, backend, birth, view) && flow_open(packet, birth, view);
 }
 
-/* A packet of no flow. */
-static __always_inline int node_new(struct packet *packet, struct device *device)
+/* A packet of no flow: whether one has been opened for it. */
+static __always_inline bool node_new(struct packet *packet, struct device *device, struct flow_view *view)
 {
-	struct service_view view;
+	struct service_view service;
 
-	switch (service_find(packet, &view)) {
+	switch (service_find(packet, &service)) {
 	case SERVICE_NONE:
-		return node_unclaimed(packet);
+		return flow_end(view, node_unclaimed(packet));
 	case SERVICE_STALE:
 		count(drop_stale_service);
-		return PACKET_DROP;
+		return flow_end(view, PACKET_DROP);
 	case SERVICE_FOUND:
 		break;
 	}
 	if (!address_is_host(&packet->key.tuple.source))
-		return PACKET_PASS;
+		return flow_end(view, PACKET_PASS);
 	/* The node's own connections have NodePorts too: only a SYN is certainly for the service. */
-	if (view.node_port && packet_is_tcp(packet) && !packet_is_syn(packet)) {
+	if (service.node_port && packet_is_tcp(packet) && !packet_is_syn(packet)) {
 		count(pass_without_flow);
-		return PACKET_PASS;
+		return flow_end(view, PACKET_PASS);
 	}
-	return node_open(packet, device, view.service);
+	return node_open(packet, device, service.service, view);
 }
 
 static __always_inline int node_arrive(packet_context *context)
 {
-	struct packet packet = {.context = context, .key.edge = EDGE_ID_NODE};
+	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE };
 	struct device *device = device_find(packet_ifindex(context));
 	enum parse_result parsed;
+	enum flow_result found;
 	struct flow_view view;
 
 	if (!device)
@@ -213,15 +192,12 @@ static __always_inline int node_arrive(packet_context *context)
 		return PACKET_PASS;
 	}
 	packet.ifindex = packet.tagged ? 0 : device_logical(device, packet_ifindex(context));
-	switch (flow_lookup(&packet, &view)) {
-	case FLOW_HIT:
-		return node_translate(&packet, device, &view);
-	case FLOW_REFUSED:
+	found = flow_lookup(&packet, &view);
+	if (found == FLOW_REFUSED)
 		return PACKET_DROP;
-	case FLOW_MISS:
-		break;
-	}
-	return node_new(&packet, device);
+	if (found == FLOW_MISS && !node_new(&packet, device, &view))
+		return view.verdict;
+	return node_translate(&packet, device, &view);
 }
 
 #endif

@@ -62,7 +62,7 @@ static __always_inline int depart_foreign(struct packet *packet)
 SEC("tc")
 int node_egress(struct __sk_buff *context)
 {
-	struct packet packet = {.context = context, .key.edge = EDGE_ID_NODE};
+	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE };
 	struct device *device = device_find(packet_ifindex(context));
 	enum parse_result parsed;
 	struct flow_view view;

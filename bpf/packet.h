@@ -252,13 +252,31 @@ static __always_inline enum parse_result packet_parse_once(struct packet *packet
 	return parse_udp(&cursor, packet, available);
 }
 
+/*
+ * The same value, of which the verifier no longer knows anything. The ways through the parser differ in
+ * offsets alone; behind it they shall be one state to check, not one for each combination of headers.
+ */
+static __always_inline __u16 verifier_forget(__u16 value, __u32 unknown)
+{
+	__u32 mixed = value ^ unknown;
+
+	barrier_var(mixed);
+	return mixed ^ unknown;
+}
+
 /* Fills in the packet from its headers. `ethernet`: it starts with an Ethernet header. */
 static __always_inline enum parse_result packet_parse(struct packet *packet, bool ethernet)
 {
-	enum parse_result result = packet_parse_once(packet, ethernet);
+	__u32 unknown = packet_ifindex(packet->context);
+	enum parse_result result;
 
+	barrier_var(unknown);
+	result = packet_parse_once(packet, ethernet);
 	if (result == PARSE_TRUNCATED && packet_make_linear(packet->context))
 		result = packet_parse_once(packet, ethernet);
+	packet->ip_offset = verifier_forget(packet->ip_offset, unknown);
+	packet->transport_offset = verifier_forget(packet->transport_offset, unknown);
+	packet->transport_length = verifier_forget(packet->transport_length, unknown);
 	return result;
 }
 

@@ -26,7 +26,7 @@ typedef struct __sk_buff packet_context;
 
 static __always_inline struct cursor packet_cursor(packet_context *skb)
 {
-	struct cursor cursor = {.position = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
+	struct cursor cursor = { .position = (void *)(long)skb->data, .end = (void *)(long)skb->data_end };
 
 	return cursor;
 }
@@ -114,7 +114,7 @@ static __always_inline bool packet_can_send(const struct packet *packet, enum ro
 /* Out by the route; the kernel resolves the next hop and writes the Ethernet header. */
 static __always_inline int packet_send(struct packet *packet, const struct route *route)
 {
-	struct bpf_redir_neigh next_hop = {.nh_family = route->fib.family};
+	struct bpf_redir_neigh next_hop = { .nh_family = route->fib.family };
 
 	if (route->fib.family == ROUTE_AF_INET)
 		next_hop.ipv4_nh = route->fib.ipv4_dst;

@@ -16,7 +16,7 @@ typedef struct xdp_md packet_context;
 
 static __always_inline struct cursor packet_cursor(packet_context *xdp)
 {
-	struct cursor cursor = {.position = (void *)(long)xdp->data, .end = (void *)(long)xdp->data_end};
+	struct cursor cursor = { .position = (void *)(long)xdp->data, .end = (void *)(long)xdp->data_end };
 
 	return cursor;
 }

@@ -12,108 +12,100 @@
 #include "service.h"
 #include "snat.h"
 
-static __always_inline int pod_rewrite(struct packet *packet, const struct tuple *to)
+static __always_inline int pod_translate(struct packet *packet, struct device *device, struct flow_view *view)
 {
-	if (nat_rewrite(packet, to))
-		return PACKET_PASS;
-	count(drop_rewrite_failed);
-	return PACKET_DROP;
-}
+	bool back = view->action == FLOW_RETURN;
 
-/* Back into the pod it came from: we are the router here. */
-static __always_inline int pod_return(struct packet *packet, const struct device *device, const struct tuple *to)
-{
-	if (!nat_rewrite(packet, to) || !nat_decrement_ttl(packet)) {
+	if (!back && view->half == FLOW_HALF_REVERSE)
+		return PACKET_PASS; /* answers come the other way */
+	if (back && packet->ttl <= 1)
+		return reply_time_exceeded(packet, device);
+	flow_account(packet, view);
+	/* Back into the pod it came from, we are the router. */
+	if (!nat_rewrite(packet, &view->to) || (back && !nat_decrement_ttl(packet))) {
 		count(drop_rewrite_failed);
 		return PACKET_DROP;
 	}
-	return packet_return(packet, device);
-}
-
-static __always_inline int pod_translate(struct packet *packet, struct device *device, struct flow_view *view)
-{
-	if (view->action == FLOW_RETURN) {
-		if (packet->ttl <= 1)
-			return reply_time_exceeded(packet, device);
-		flow_account(packet, view);
-		return pod_return(packet, device, &view->to);
-	}
-	if (view->half == FLOW_HALF_REVERSE)
-		return PACKET_PASS; /* answers come the other way */
-	flow_account(packet, view);
-	return pod_rewrite(packet, &view->to);
+	return back ? packet_return(packet, device) : PACKET_PASS;
 }
 
 /* The pod has picked itself: it must see answers from elsewhere, so the node's address stands in for it. */
-static __always_inline int pod_open_hairpin(struct packet *packet, struct device *device, struct birth *birth)
+static __always_inline bool pod_plan_hairpin(struct packet *packet, struct device *device, struct birth *birth,
+					     struct flow_view *view)
 {
 	const struct address *source = device_address(device, packet->ipv6);
 
 	if (address_is_zero(source)) {
 		count(drop_no_hairpin_address);
-		return PACKET_DROP;
+		return flow_end(view, PACKET_DROP);
 	}
-	if (packet->ttl <= 1)
-		return reply_time_exceeded(packet, device);
 	birth->to.source = *source;
 	birth->snat = true;
-	return flow_open(packet, birth, FLOW_RETURN) ? pod_return(packet, device, &birth->to) : PACKET_DROP;
+	birth->action = FLOW_RETURN;
+	return true;
 }
 
-static __always_inline int pod_open(struct packet *packet, struct device *device, const struct service *service)
+static __always_inline int pod_no_backend(struct packet *packet, struct device *device, const struct service *service)
+{
+	if (service->flags & SERVICE_NO_ENDPOINTS)
+		return reject(packet, device);
+	count(drop_no_local_endpoint);
+	return PACKET_DROP;
+}
+
+static __always_inline bool pod_open(struct packet *packet, struct device *device, const struct service *service,
+				     struct flow_view *view)
 {
 	__u32 index = service_pick(packet, service, SIDE_INSIDE);
 	struct backend *backend;
 	struct birth *birth;
 
-	if (!index && service->flags & SERVICE_NO_ENDPOINTS)
-		return reject(packet, device);
-	if (!index) {
-		count(drop_no_local_endpoint);
-		return PACKET_DROP;
-	}
+	if (!index)
+		return flow_end(view, pod_no_backend(packet, device, service));
 	backend = backend_find(index);
 	if (!backend) {
 		count(drop_stale_backend);
-		return PACKET_DROP;
+		return flow_end(view, PACKET_DROP);
 	}
 	birth = flow_prepare(packet, service, index, backend);
 	if (!birth)
-		return PACKET_DROP;
-	if (address_equal(&packet->key.tuple.source, &backend->address))
-		return pod_open_hairpin(packet, device, birth);
-	return flow_open(packet, birth, FLOW_STACK) ? pod_rewrite(packet, &birth->to) : PACKET_DROP;
+		return flow_end(view, PACKET_DROP);
+	if (address_equal(&packet->key.tuple.source, &backend->address) &&
+	    !pod_plan_hairpin(packet, device, birth, view))
+		return false;
+	return flow_open(packet, birth, view);
 }
 
-/* A packet of no flow. */
-static __always_inline int pod_new(struct packet *packet, struct device *device)
+/* A packet of no flow: whether one has been opened for it. */
+static __always_inline bool pod_new(struct packet *packet, struct device *device, struct flow_view *view)
 {
-	struct service_view view;
+	struct service_view service;
 
-	switch (service_find(packet, &view)) {
+	switch (service_find(packet, &service)) {
 	case SERVICE_NONE:
-		return PACKET_PASS;
+		return flow_end(view, PACKET_PASS);
 	case SERVICE_STALE:
 		count(drop_stale_service);
-		return PACKET_DROP;
+		return flow_end(view, PACKET_DROP);
 	case SERVICE_FOUND:
 		break;
 	}
 	if (!address_is_host(&packet->key.tuple.source))
-		return PACKET_PASS;
+		return flow_end(view, PACKET_PASS);
 	if (packet_is_tcp(packet) && !packet_is_syn(packet)) {
 		count(pass_without_flow);
-		return PACKET_PASS;
+		return flow_end(view, PACKET_PASS);
 	}
-	return pod_open(packet, device, view.service);
+	return pod_open(packet, device, service.service, view);
 }
 
 SEC("tc")
 int pod_ingress(struct __sk_buff *context)
 {
-	struct packet packet = {.context = context};
+	struct packet packet = { .context = context };
 	struct device *device = device_find(packet_ifindex(context));
 	enum parse_result parsed;
+	enum flow_result found;
 	struct flow_view view;
 
 	if (!device)
@@ -127,15 +119,12 @@ int pod_ingress(struct __sk_buff *context)
 		return PACKET_PASS;
 	}
 	packet.ifindex = packet_ifindex(context);
-	switch (flow_lookup(&packet, &view)) {
-	case FLOW_HIT:
-		return pod_translate(&packet, device, &view);
-	case FLOW_REFUSED:
+	found = flow_lookup(&packet, &view);
+	if (found == FLOW_REFUSED)
 		return PACKET_DROP;
-	case FLOW_MISS:
-		break;
-	}
-	return pod_new(&packet, device);
+	if (found == FLOW_MISS && !pod_new(&packet, device, &view))
+		return view.verdict;
+	return pod_translate(&packet, device, &view);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -5,7 +5,6 @@
 
 #include "icmp.h"
 
-
 struct reset_fields {
 	__be32 sequence;
 	__be32 acknowledgement;

@@ -83,7 +83,8 @@ static __always_inline enum route_result route_find_back(const struct packet *pa
 		return route_find(packet, to, route);
 	route_fill(&route->fib, packet, &to->source, to);
 	route->fib.ifindex = ifindex;
-	result = route_result_of(bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), BPF_FIB_LOOKUP_OUTPUT));
+	result = route_result_of(
+		bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), BPF_FIB_LOOKUP_OUTPUT));
 	return result == ROUTE_STACK ? route_find(packet, to, route) : result;
 }
 

@@ -68,7 +68,8 @@ static __always_inline struct scratch *scratch_save(const struct packet *packet)
 	return scratch;
 }
 
-static __always_inline void scratch_load(struct packet *packet, packet_context *context, const struct scratch *scratch)
+static __always_inline void scratch_load(struct packet *packet, packet_context *context,
+					 const struct scratch *scratch)
 {
 	packet->context = context;
 	__builtin_memcpy(&packet->key, &scratch->packet.key,

@@ -23,10 +23,10 @@ struct service_view {
 	bool node_port; /* on an address of the node itself, where others have sockets and flows too */
 };
 
-#define HASH_STEP(hash, word)                                                                       \
-	do {                                                                                        \
-		hash = (hash ^ (word)) * 0x9e3779b1;                                                \
-		hash ^= hash >> 15;                                                                 \
+#define HASH_STEP(hash, word)                        \
+	do {                                         \
+		hash = (hash ^ (word)) * 0x9e3779b1; \
+		hash ^= hash >> 15;                  \
 	} while (0)
 
 /* Ties a frontend's value to its key (types.h); maps.FrontendKey.Hash is the same function in Go. */

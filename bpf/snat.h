@@ -127,18 +127,24 @@ static __always_inline struct birth *flow_prepare(const struct packet *packet, c
 	birth->service = service->id;
 	birth->backend = index;
 	birth->generation = backend->generation;
+	birth->action = FLOW_STACK;
 	birth->snat = false;
 	return birth;
 }
 
-/* False: no source port is left toward that backend; counted. */
-static __always_inline bool flow_open(struct packet *packet, struct birth *birth, enum flow_action action)
+/* Opens a flow and makes `view` its forward half. False: no source port is left toward that backend. */
+static __always_inline bool flow_open(struct packet *packet, const struct birth *birth, struct flow_view *view)
 {
-	birth->action = action;
-	if (flow_open_scratch(packet->context))
-		return true;
-	count(drop_snat_ports_exhausted);
-	return false;
+	if (!flow_open_scratch(packet->context)) {
+		count(drop_snat_ports_exhausted);
+		return flow_end(view, PACKET_DROP);
+	}
+	view->flow = NULL;
+	view->to = birth->to;
+	view->action = birth->action;
+	view->half = FLOW_HALF_FORWARD;
+	view->ifindex = packet->ifindex;
+	return true;
 }
 
 #endif

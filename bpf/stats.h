@@ -6,12 +6,12 @@
 #include "maps.h"
 
 /* Adds one to a named counter of struct packet_counters. */
-#define count(name)                                                                                 \
-	({                                                                                          \
-		__u32 zero_ = 0;                                                                    \
-		struct packet_counters *counters_ = bpf_map_lookup_elem(&counters, &zero_);         \
-		if (counters_)                                                                      \
-			counters_->name++;                                                          \
+#define count(name)                                                                         \
+	({                                                                                  \
+		__u32 zero_ = 0;                                                            \
+		struct packet_counters *counters_ = bpf_map_lookup_elem(&counters, &zero_); \
+		if (counters_)                                                              \
+			counters_->name++;                                                  \
 	})
 
 static __always_inline void traffic_add(struct traffic *traffic, enum flow_half half, __u32 bytes)

@@ -171,11 +171,11 @@ enum edge_kind {
 
 struct device {
 	enum edge_kind edge;
-	__u8 flags;	    /* DEVICE_* */
-	__u16 edge_id;	    /* EDGE_ID_NODE, or of the pod edge */
-	__u8 mac[6];	    /* of the device */
-	__u8 master_mac[6]; /* of the bridge or bond it is a port of; zero if none */
-	__u32 master;	    /* ifindex of that bridge or bond; 0 if none */
+	__u8 flags;	     /* DEVICE_* */
+	__u16 edge_id;	     /* EDGE_ID_NODE, or of the pod edge */
+	__u8 mac[6];	     /* of the device */
+	__u8 master_mac[6];  /* of the bridge or bond it is a port of; zero if none */
+	__u32 master;	     /* ifindex of that bridge or bond; 0 if none */
 	struct address ipv4; /* v4-mapped: what SNAT and hairpin use as a source here; zero if none */
 	struct address ipv6;
 };
@@ -202,12 +202,12 @@ struct packet_counters {
 	__u64 icmp_time_exceeded;
 	__u64 icmp_limited; /* an ICMP error not sent: over the rate */
 	/* left alone, or to the stack */
-	__u64 pass_malformed;	    /* too short for its headers, or lengths that contradict each other */
-	__u64 pass_fragment;	    /* a fragment of a datagram */
-	__u64 pass_extension;	    /* an IPv6 header chain longer than we walk, or unknown */
-	__u64 pass_not_for_us;	    /* a frame for another MAC */
-	__u64 pass_foreign;	    /* of a foreign flow */
-	__u64 pass_without_flow;    /* mid-stream TCP to a frontend, of no flow of ours */
+	__u64 pass_malformed;	 /* too short for its headers, or lengths that contradict each other */
+	__u64 pass_fragment;	 /* a fragment of a datagram */
+	__u64 pass_extension;	 /* an IPv6 header chain longer than we walk, or unknown */
+	__u64 pass_not_for_us;	 /* a frame for another MAC */
+	__u64 pass_foreign;	 /* of a foreign flow */
+	__u64 pass_without_flow; /* mid-stream TCP to a frontend, of no flow of ours */
 	/* what happened */
 	__u64 flow_new;
 	__u64 flow_established;
