@@ -265,7 +265,7 @@ static __always_inline __u16 verifier_forget(__u16 value, __u32 unknown)
 }
 
 /* Fills in the packet from its headers. `ethernet`: it starts with an Ethernet header. */
-static __always_inline enum parse_result packet_parse(struct packet *packet, bool ethernet)
+static __noinline enum parse_result packet_parse(struct packet *packet, bool ethernet)
 {
 	__u32 unknown = packet_ifindex(packet->context);
 	enum parse_result result;
