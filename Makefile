@@ -43,6 +43,17 @@ build: bin/weir ## build bin/weir, one static binary
 bin/weir: $(GENERATED)
 	go build -trimpath -ldflags '-s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo unknown)' -o $@ ./cmd/weir
 
+.PHONY: demo
+demo: bin/weir ## balance real traffic in a lab of network namespaces, and show it (as root; KEEP=1 leaves it up)
+	@[[ $$(id -u) -eq 0 ]] || { echo "make demo needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
+	@go build -o bin/demo ./tests/demo
+	@bin/demo -weir bin/weir $(if $(KEEP),-keep)
+
+.PHONY: demo-clean
+demo-clean: $(GENERATED) ## remove what make demo KEEP=1 left up
+	@go build -o bin/demo ./tests/demo
+	@bin/demo -remove
+
 .PHONY: lint
 lint: $(GENERATED) ## check formatting, vet, staticcheck, and that nothing generated is committed
 	tests/lint

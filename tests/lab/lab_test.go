@@ -1,7 +1,14 @@
 package lab_test
 
 import (
+	"bufio"
+	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,4 +103,79 @@ func askPlainly(t *testing.T, from, pod *lab.Host, family compile.Family, protoc
 	if answer.Server != pod.Role || answer.Client.Addr() != from.Addr(family) {
 		t.Errorf("%s asks %s by %s over %s: got %+v", from.Role, pod.Role, protocol, family, answer)
 	}
+}
+
+// crashEnv makes the test binary build a lab, and wait to be killed.
+const crashEnv = "WEIR_LAB_CRASH"
+
+// TestKilledProcessLeavesNothing kills a process that has a lab: its janitor removes the namespaces, and what runs in
+// them.
+func TestKilledProcessLeavesNothing(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim := exec.Command(self)
+	victim.Env = append(os.Environ(), crashEnv+"=1")
+	output, err := victim.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(output).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	traces := func() []string {
+		names, err := filepath.Glob("/run/*/weir-" + strconv.Itoa(victim.Process.Pid) + "-*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	if len(traces()) == 0 {
+		t.Fatal("the lab has no namespaces: looking for them proves nothing")
+	}
+	if err := victim.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := victim.Wait(); err == nil {
+		t.Error("the killed process ended well")
+	}
+	eventually(t, 10*time.Second, func() error {
+		if left := traces(); len(left) > 0 {
+			return fmt.Errorf("left: %v", left)
+		}
+		if child := strings.TrimSpace(line); exists("/proc/" + child + "/ns/net") {
+			return fmt.Errorf("process %s still runs", child)
+		}
+		return nil
+	})
+}
+
+// exists reports whether there is such a file.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// buildAndWait builds a lab with a process in it, prints the process's id, and waits.
+func buildAndWait() error {
+	s, err := lab.Open()
+	if err != nil {
+		return err
+	}
+	l, err := s.Build(lab.Options{})
+	if err != nil {
+		return err
+	}
+	sleep := exec.Command("sleep", "60")
+	if err := l.Client.Start(sleep); err != nil {
+		return err
+	}
+	fmt.Println(sleep.Process.Pid)
+	return sleep.Wait()
 }

@@ -24,6 +24,10 @@ func TestMain(m *testing.M) {
 		fmt.Println("lab tests make network namespaces and load BPF programs: skipped, as this is not root")
 		os.Exit(0)
 	}
+	if os.Getenv(crashEnv) != "" {
+		fmt.Fprintln(os.Stderr, buildAndWait())
+		os.Exit(1)
+	}
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -96,6 +96,20 @@ func (a *Agent) WaitServed(s Service) error {
 	})
 }
 
+// WaitFrontend waits until the maps have a frontend, with at least one backend.
+func (a *Agent) WaitFrontend(frontend netip.AddrPort, protocol compile.Protocol) error {
+	return a.wait(func() error {
+		backends, err := a.Backends(frontend, protocol)
+		if err == nil && len(backends) == 0 {
+			err = errors.New("no backends")
+		}
+		if err != nil {
+			return fmt.Errorf("frontend %s %s: %w", frontend, protocol, err)
+		}
+		return nil
+	})
+}
+
 // WaitGone waits until the maps have no frontend of the service.
 func (a *Agent) WaitGone(s Service) error {
 	return a.wait(func() error {

@@ -76,6 +76,9 @@ func (s *Servers) Close() error {
 
 // addServers starts the servers of every pod that has them, and of the client: the world outside.
 func (l *Lab) addServers() error {
+	if l.Options.NoServers {
+		return nil
+	}
 	for _, pod := range append([]*Host{l.Client}, l.Web...) {
 		var servers *Servers
 		err := pod.Do(func() (err error) {
@@ -110,6 +113,8 @@ func (s *Servers) serveUDP(conn *net.UDPConn) {
 			return
 		}
 		answer := fmt.Appendf(nil, "%s %s %s", s.role, unmapped(client), buffer[:n])
+		// What fits on the way here shall fit on the way back.
+		answer = answer[:min(len(answer), max(n, 512))]
 		// A client that has gone is its own affair.
 		_, _ = conn.WriteToUDPAddrPort(answer, client)
 	}

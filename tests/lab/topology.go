@@ -59,6 +59,7 @@ type Options struct {
 	// WireChecksums makes the veths behave as real NICs do to an XDP program on node1: clients and node2 put
 	// complete checksums into their packets, and take packets from XDP_TX and redirects.
 	WireChecksums bool
+	NoServers     bool // the caller starts the pods' servers
 }
 
 // Host is a namespace with its addresses.
