@@ -1,0 +1,42 @@
+package maps
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// FrontendKeyOf returns the key of a frontend. An unspecified address stands for a NodePort: any address
+// of the node.
+func FrontendKeyOf(frontend netip.AddrPort, protocol uint8) FrontendKey {
+	return FrontendKey{Address: AddressOf(frontend.Addr()), Port: frontend.Port(), Protocol: protocol}
+}
+
+// AddrPort returns the address and port clients send to.
+func (k bpfFrontendKey) AddrPort() netip.AddrPort {
+	return netip.AddrPortFrom(k.Address.Addr(), k.Port)
+}
+
+// Hash is frontend_hash of bpf/service.h: over the key's five 32-bit words in native order.
+func (k bpfFrontendKey) Hash() uint32 {
+	var key [20]byte
+	copy(key[:16], k.Address.Bytes[:])
+	binary.NativeEndian.PutUint16(key[16:], k.Port)
+	key[18], key[19] = k.Protocol, k.Pad
+	hash := uint32(0)
+	for i := 0; i < len(key); i += 4 {
+		hash = (hash ^ binary.NativeEndian.Uint32(key[i:])) * 0x9E3779B1
+		hash ^= hash >> 15
+	}
+	return hash
+}
+
+// Seal returns the value that makes the key name the record at an index of services. The seal ties it to
+// the key, so that a reader of a recycled element notices.
+func (k bpfFrontendKey) Seal(index, generation uint32) Frontend {
+	return Frontend{Service: index, Seal: k.Hash() ^ generation}
+}
+
+// Generation returns the generation of the record that a value names for this key.
+func (k bpfFrontendKey) Generation(value Frontend) uint32 {
+	return k.Hash() ^ value.Seal
+}
