@@ -1,0 +1,10 @@
+package loader
+
+// One object for each program of bpf/, compiled by `make generate`; what it writes is not committed.
+
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types nodeXdp ../bpf/node_xdp.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types nodeIngress ../bpf/node_ingress.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types nodeEgress ../bpf/node_egress.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types podIngress ../bpf/pod_ingress.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types podEgress ../bpf/pod_egress.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types sweep ../bpf/sweep.bpf.c

@@ -1,0 +1,146 @@
+// Package loader puts the programs into the kernel: loads them over the shared maps, attaches them to
+// devices, pins and replaces them, and takes all of it away again.
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/weir-lb/weir/maps"
+)
+
+// Constants are what is fixed when the programs are loaded; bpf/config.h describes them.
+type Constants struct {
+	SNATPortMin      uint16 // the source ports SNAT hands out, both ends included
+	SNATPortMax      uint16
+	JiffiesPerSecond uint32 // CONFIG_HZ
+	CsumIPv6Flag     bool   // the kernel knows BPF_F_IPV6
+}
+
+// variables returns the constants under their names in C.
+func (c Constants) variables() map[string]any {
+	flag := uint8(0)
+	if c.CsumIPv6Flag {
+		flag = 1
+	}
+	return map[string]any{
+		"snat_port_min":      c.SNATPortMin,
+		"snat_port_max":      c.SNATPortMax,
+		"jiffies_per_second": c.JiffiesPerSecond,
+		"csum_ipv6_flag":     flag,
+	}
+}
+
+// Programs are the loaded programs; each is described at the head of its .bpf.c.
+type Programs struct {
+	NodeXDP      *ebpf.Program `ebpf:"node_xdp"`
+	NodeIngress  *ebpf.Program `ebpf:"node_ingress"`
+	NodeEgress   *ebpf.Program `ebpf:"node_egress"`
+	PodIngress   *ebpf.Program `ebpf:"pod_ingress"`
+	PodEgress    *ebpf.Program `ebpf:"pod_egress"`
+	SweepFlows   *ebpf.Program `ebpf:"sweep_flows"`
+	SweepEmbryos *ebpf.Program `ebpf:"sweep_embryos"`
+}
+
+// objects are the compiled objects, each with its programs.
+func objects() []func() (*ebpf.CollectionSpec, error) {
+	return []func() (*ebpf.CollectionSpec, error){
+		loadNodeXdp, loadNodeIngress, loadNodeEgress, loadPodIngress, loadPodEgress, loadSweep,
+	}
+}
+
+// Load loads the programs over the maps of the set. A program that the verifier refuses is an
+// *ebpf.VerifierError in the chain.
+func Load(set *maps.Set, constants Constants) (*Programs, error) {
+	programs := &Programs{}
+	for _, read := range objects() {
+		spec, err := read()
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("read a program object: %w", err), programs.Close())
+		}
+		if err := programs.load(spec, set, constants); err != nil {
+			return nil, errors.Join(err, programs.Close())
+		}
+	}
+	return programs, nil
+}
+
+// load loads one object and takes its programs.
+func (p *Programs) load(spec *ebpf.CollectionSpec, set *maps.Set, constants Constants) error {
+	for name, value := range constants.variables() {
+		variable, ok := spec.Variables[name]
+		if !ok {
+			continue // no program of this object asks for it
+		}
+		if err := variable.Set(value); err != nil {
+			return fmt.Errorf("set constant %s: %w", name, err)
+		}
+	}
+	replacements := make(map[string]*ebpf.Map)
+	for name, shared := range set.Replacements() {
+		if definition, ok := spec.Maps[name]; ok {
+			definition.MaxEntries = shared.MaxEntries()
+			replacements[name] = shared
+		}
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+	if err != nil {
+		return fmt.Errorf("load programs: %w", err)
+	}
+	defer collection.Close()
+	for name, handle := range p.fields {
+		if program := collection.DetachProgram(name); program != nil {
+			*handle = program
+		}
+	}
+	return nil
+}
+
+// fields yields the name of every program and where its handle is kept.
+func (p *Programs) fields(yield func(name string, handle **ebpf.Program) bool) {
+	value := reflect.ValueOf(p).Elem()
+	for i := range value.NumField() {
+		name := value.Type().Field(i).Tag.Get("ebpf")
+		if !yield(name, value.Field(i).Addr().Interface().(**ebpf.Program)) {
+			return
+		}
+	}
+}
+
+// ByName returns the programs by their names in C.
+func (p *Programs) ByName() map[string]*ebpf.Program {
+	programs := make(map[string]*ebpf.Program)
+	for name, handle := range p.fields {
+		programs[name] = *handle
+	}
+	return programs
+}
+
+// VerifiedInstructions returns how many instructions the verifier went through, by program.
+func (p *Programs) VerifiedInstructions() (map[string]uint32, error) {
+	counts := make(map[string]uint32)
+	for name, program := range p.ByName() {
+		info, err := program.Info()
+		if err != nil {
+			return nil, fmt.Errorf("read about program %s: %w", name, err)
+		}
+		if count, ok := info.VerifiedInstructions(); ok {
+			counts[name] = count
+		}
+	}
+	return counts, nil
+}
+
+// Close closes the handles. Attached and pinned programs live on.
+func (p *Programs) Close() error {
+	var failed error
+	for _, handle := range p.fields {
+		if *handle != nil {
+			failed = errors.Join(failed, (*handle).Close())
+		}
+	}
+	return failed
+}
