@@ -1,0 +1,107 @@
+package maps
+
+import (
+	"hash/fnv"
+	"net/netip"
+	"slices"
+)
+
+// Candidate is a backend that a Maglev table is built for.
+type Candidate struct {
+	Address netip.AddrPort
+	Weight  uint32 // its share of new connections relative to the others'; 0 gives it none
+}
+
+// maglevSlotsPerBackend keeps the shares of equal backends within a few percent of each other.
+const maglevSlotsPerBackend = 64
+
+// maglevSizes returns the sizes a table can have: primes, so that every step through it visits every slot.
+func maglevSizes() []uint32 {
+	return []uint32{251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071}
+}
+
+// MaglevSize returns the size of the table of that many backends. It depends on their number alone, so
+// that every node makes the same table.
+func MaglevSize(backends int) uint32 {
+	if backends <= 1 {
+		return uint32(backends)
+	}
+	sizes := maglevSizes()
+	for _, size := range sizes {
+		if int(size) >= maglevSlotsPerBackend*backends {
+			return size
+		}
+	}
+	return sizes[len(sizes)-1]
+}
+
+// Maglev returns a table of positions in candidates, which spreads clients over them by weight and moves
+// few of them when one comes or goes (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load
+// Balancer", NSDI 2016, 3.4). It depends on the addresses and weights alone, not on their order.
+func Maglev(candidates []Candidate) []uint32 {
+	order := make([]uint32, 0, len(candidates))
+	heaviest := uint32(0)
+	for i, candidate := range candidates {
+		if candidate.Weight > 0 {
+			order = append(order, uint32(i))
+		}
+		heaviest = max(heaviest, candidate.Weight)
+	}
+	slices.SortFunc(order, func(a, b uint32) int {
+		return candidates[a].Address.Compare(candidates[b].Address)
+	})
+	size := MaglevSize(len(order))
+	if size <= 1 {
+		return order
+	}
+	return maglevFill(candidates, order, size, heaviest)
+}
+
+// maglevWalk is a backend's preference list: the slots from `next` on, `skip` apart.
+type maglevWalk struct {
+	next, skip uint32
+	credit     uint32
+}
+
+func maglevWalkOf(address netip.AddrPort, size uint32) maglevWalk {
+	raw, _ := address.MarshalBinary() // of a valid address: no error
+	hash := fnv.New64a()
+	hash.Write(raw)
+	offset := mix(hash.Sum64())
+	skip := mix(offset)
+	return maglevWalk{next: uint32(offset % uint64(size)), skip: uint32(skip%uint64(size-1)) + 1}
+}
+
+// mix is the finalizer of splitmix64 (Steele et al., OOPSLA 2014): FNV alone leaves similar addresses similar.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// maglevFill lets the backends take turns, by weight, each claiming the next free slot of its list.
+func maglevFill(candidates []Candidate, order []uint32, size, heaviest uint32) []uint32 {
+	walks := make([]maglevWalk, len(order))
+	for i, position := range order {
+		walks[i] = maglevWalkOf(candidates[position].Address, size)
+	}
+	table, taken := make([]uint32, size), make([]bool, size)
+	for filled := uint32(0); filled < size; {
+		for i := range walks {
+			walk := &walks[i]
+			walk.credit += candidates[order[i]].Weight
+			if walk.credit < heaviest || filled == size {
+				continue
+			}
+			walk.credit -= heaviest
+			for taken[walk.next] {
+				walk.next = (walk.next + walk.skip) % size
+			}
+			taken[walk.next], table[walk.next] = true, order[i]
+			filled++
+		}
+	}
+	return table
+}
+
