@@ -104,4 +104,3 @@ func maglevFill(candidates []Candidate, order []uint32, size, heaviest uint32) [
 	}
 	return table
 }
-

@@ -63,3 +63,14 @@ const (
 	FlowClosing     = bpfFlowStateFLOW_CLOSING
 	FlowClosed      = bpfFlowStateFLOW_CLOSED
 )
+
+// Flags of services and backends; bpf/types.h describes them.
+const (
+	ServiceNoEndpoints uint16 = 1 << 0 // SERVICE_NO_ENDPOINTS
+
+	BackendLocal       uint32 = 1 << 0 // BACKEND_LOCAL
+	BackendTerminating uint32 = 1 << 1 // BACKEND_TERMINATING
+
+	DeviceNoEthernet uint8 = 1 << 0 // DEVICE_NO_ETHERNET
+	DeviceToPods     uint8 = 1 << 1 // DEVICE_TO_PODS
+)
