@@ -49,7 +49,7 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 	flow_account(packet, view);
 	if (!nat_rewrite(packet, &view->to) || !nat_decrement_ttl(packet))
 		return node_drop();
-	return packet_send(packet, &route);
+	return packet_send(packet, device, &route);
 }
 
 /* A packet of a known flow. */

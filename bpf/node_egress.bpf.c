@@ -12,15 +12,17 @@
 #include "service.h"
 
 /* The device the client came by, where the routes chose another one for the answer. */
-static __always_inline int depart_by(struct packet *packet, __u32 ifindex)
+static __always_inline int depart_by(struct packet *packet, const struct device *device, __u32 ifindex)
 {
 	if (!ifindex || ifindex == packet->ifindex || !device_find(ifindex))
 		return PACKET_PASS;
+	if (!packet_make_ethernet(packet, device))
+		return PACKET_DROP;
 	return bpf_redirect_neigh(ifindex, NULL, 0, 0);
 }
 
 /* An answer of a local backend. */
-static __always_inline int depart_answer(struct packet *packet, struct flow_view *view)
+static __always_inline int depart_answer(struct packet *packet, const struct device *device, struct flow_view *view)
 {
 	if (view->half != FLOW_HALF_REVERSE || view->action != FLOW_STACK)
 		return PACKET_PASS;
@@ -29,7 +31,7 @@ static __always_inline int depart_answer(struct packet *packet, struct flow_view
 		count(drop_rewrite_failed);
 		return PACKET_DROP;
 	}
-	return depart_by(packet, view->ifindex);
+	return depart_by(packet, device, view->ifindex);
 }
 
 /* Whether an answer to this source port could be taken for a packet of ours. */
@@ -75,7 +77,7 @@ int node_egress(struct __sk_buff *context)
 	packet.ifindex = device_logical(device, packet_ifindex(context));
 	switch (flow_lookup(&packet, &view)) {
 	case FLOW_HIT:
-		return depart_answer(&packet, &view);
+		return depart_answer(&packet, device, &view);
 	case FLOW_REFUSED:
 		return PACKET_DROP;
 	case FLOW_MISS:

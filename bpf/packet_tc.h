@@ -111,8 +111,17 @@ static __always_inline bool packet_can_send(const struct packet *packet, enum ro
 	return !packet->tagged && (result == ROUTE_OUT || result == ROUTE_NO_NEIGHBOUR);
 }
 
+/*
+ * bpf_redirect_neigh takes the Ethernet header off first, and drops a packet that has none: one that came by
+ * a device without gets an empty one.
+ */
+static __always_inline bool packet_make_ethernet(struct packet *packet, const struct device *device)
+{
+	return !(device->flags & DEVICE_NO_ETHERNET) || !bpf_skb_change_head(packet->context, ETH_HLEN, 0);
+}
+
 /* Out by the route; the kernel resolves the next hop and writes the Ethernet header. */
-static __always_inline int packet_send(struct packet *packet, const struct route *route)
+static __always_inline int packet_send(struct packet *packet, const struct device *device, const struct route *route)
 {
 	struct bpf_redir_neigh next_hop = { .nh_family = route->fib.family };
 
@@ -120,6 +129,8 @@ static __always_inline int packet_send(struct packet *packet, const struct route
 		next_hop.ipv4_nh = route->fib.ipv4_dst;
 	else
 		__builtin_memcpy(next_hop.ipv6_nh, route->fib.ipv6_dst, sizeof(next_hop.ipv6_nh));
+	if (!packet_make_ethernet(packet, device))
+		return PACKET_DROP;
 	return bpf_redirect_neigh(route->fib.ifindex, &next_hop, sizeof(next_hop), 0);
 }
 

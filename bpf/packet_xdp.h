@@ -105,7 +105,7 @@ static __always_inline bool packet_can_send(const struct packet *packet, enum ro
 	       bpf_map_lookup_elem(&xdp_devices, &route->fib.ifindex);
 }
 
-static __always_inline int packet_send(struct packet *packet, const struct route *route)
+static __always_inline int packet_send(struct packet *packet, const struct device *device, const struct route *route)
 {
 	struct ethhdr *ethernet = packet_at(packet, 0, sizeof(*ethernet));
 
