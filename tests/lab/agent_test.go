@@ -151,7 +151,7 @@ func TestAgentTerminated(t *testing.T) {
 // TestCleanup removes everything that the agent has put on the machine, and finds nothing left of it.
 func TestCleanup(t *testing.T) {
 	t.Parallel()
-	c := own(t, lab.Options{WireChecksums: true}, xdpNative...)
+	c := own(t, lab.Options{RealNICs: true}, xdpNative...)
 	s := c.serve(t, lab.AllKinds, c.Web...)
 	ask(t, c.Client, compile.TCP, s.Frontend(c.Lab, compile.NodePort, compile.IPv4), s.Pods...)
 	if traces := attached(t, c); len(traces) == 0 {

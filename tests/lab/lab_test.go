@@ -28,8 +28,8 @@ var topologies = []struct {
 	{name: "tun outside", options: lab.Options{Outside: lab.Tun}},
 	{name: "tun to node2", options: lab.Options{Nodes: lab.Tun}},
 	{name: "tun both", options: lab.Options{Outside: lab.Tun, Nodes: lab.Tun}},
-	{name: "xdp", options: lab.Options{WireChecksums: true}, agent: xdpNative},
-	{name: "xdp one network", options: lab.Options{OneNetwork: true, WireChecksums: true}, agent: xdpNative},
+	{name: "xdp", options: lab.Options{RealNICs: true}, agent: xdpNative},
+	{name: "xdp one network", options: lab.Options{OneNetwork: true, RealNICs: true}, agent: xdpNative},
 }
 
 // xdpNative makes the agent attach XDP to veths, which it does only when told.

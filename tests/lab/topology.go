@@ -56,10 +56,8 @@ type Options struct {
 	Outside    Wire       // between client and node1; Veth if empty
 	Nodes      Wire       // between node1 and node2; Veth if empty
 	Netfilter  bool       // a real node's rules on node1: see netfilter.go
-	// WireChecksums makes the veths behave as real NICs do to an XDP program on node1: clients and node2 put
-	// complete checksums into their packets, and take packets from XDP_TX and redirects.
-	WireChecksums bool
-	NoServers     bool // the caller starts the pods' servers
+	RealNICs   bool       // the veths behave as NICs do to an XDP program on node1: see nics.go
+	NoServers  bool       // the caller starts the pods' servers
 }
 
 // Host is a namespace with its addresses.
@@ -92,6 +90,7 @@ type Lab struct {
 	// Node1Inner and Node1Inner6 are node1's addresses as node2's pods see it: the source of what it forwards.
 	Node1Inner, Node1Inner6 netip.Addr
 
+	lan     *Host // the switch of OneNetwork
 	prefix  string
 	closers []func() error
 }
@@ -242,7 +241,7 @@ func (l *Lab) connectHosts() error {
 		l.Client.addDefaultRoutes("eth0", l.Node1.IPv4, l.Node1.IPv6),
 		l.Node1.addDefaultRoutes("eth0", l.Client.IPv4, l.Client.IPv6),
 		l.Node2.addDefaultRoutes("eth0", l.Node1Inner, l.Node1Inner6),
-		l.makeWiresReal(),
+		l.makeNICs(),
 	)
 }
 
@@ -264,18 +263,18 @@ func (l *Lab) connectTwoNetworks() error {
 
 // connectOneNetwork puts client, node1 and node2 on a switch, which is a bridge in a namespace of its own.
 func (l *Lab) connectOneNetwork() error {
-	lan, err := l.addHost("switch", "", "")
-	if err != nil {
+	var err error
+	if l.lan, err = l.addHost("switch", "", ""); err != nil {
 		return err
 	}
-	if err := lan.addBridge("lan"); err != nil {
+	if err := l.lan.addBridge("lan"); err != nil {
 		return err
 	}
 	for _, host := range []*Host{l.Client, l.Node1, l.Node2} {
-		if err := addVeth(host, "eth0", lan, host.Role); err != nil {
+		if err := addVeth(host, "eth0", l.lan, host.Role); err != nil {
 			return err
 		}
-		if err := lan.addPort("lan", host.Role); err != nil {
+		if err := l.lan.addPort("lan", host.Role); err != nil {
 			return err
 		}
 		if err := host.addAddress("eth0", netip.PrefixFrom(host.IPv4, 24), netip.PrefixFrom(host.IPv6, 64)); err != nil {
@@ -307,17 +306,4 @@ func (l *Lab) connect(wire Wire, a *Host, aName string, b *Host, bName string) e
 		return l.addTunPair(a, aName, b, bName)
 	}
 	return addVeth(a, aName, b, bName)
-}
-
-// makeWiresReal takes away from veths what an XDP program on node1 does not meet on real NICs.
-func (l *Lab) makeWiresReal() error {
-	if !l.Options.WireChecksums {
-		return nil
-	}
-	for _, host := range []*Host{l.Client, l.Node2} {
-		if _, err := host.Run("", "ethtool", "-K", "eth0", "tx", "off", "gro", "on"); err != nil {
-			return err
-		}
-	}
-	return nil
 }
