@@ -102,6 +102,8 @@ static __always_inline void flow_account(const struct packet *packet, const stru
 	flow_track(flow, packet);
 	if (view->action != FLOW_FOREIGN)
 		traffic_count(flow->service, flow->backend, view->half, packet->length);
+	else if (flow->state == FLOW_UNANSWERED)
+		flow->state = FLOW_ESTABLISHED; /* what we let pass is the answer */
 }
 
 static __always_inline void flow_remove(const struct flow_key *key, const struct tuple *to)
@@ -265,26 +267,28 @@ static __always_inline enum flow_result flow_lookup(struct packet *packet, struc
 }
 
 /*
- * Records that packets of this tuple are none of ours; `inbound` is the key as they arrive. Refreshes the
- * entry where there is one. An entry of a flow of ours stays as it is.
+ * Records that packets of this tuple are none of ours; `inbound` is the key as they arrive. Follows the
+ * connection where it is known already. An entry of a flow of ours stays as it is. A reset opens nothing, and
+ * may be our own refusal.
  */
-static __always_inline void flow_record_foreign(const struct flow_key *inbound)
+static __always_inline void flow_record_foreign(const struct packet *packet, const struct flow_key *inbound)
 {
 	struct flow half = {};
 	struct flow *known = bpf_map_lookup_elem(&flows, inbound);
 
 	if (known) {
-		if (known->action == FLOW_FOREIGN)
-			flow_touch(known);
+		if (known->action != FLOW_FOREIGN)
+			return;
+		flow_touch(known);
+		flow_track(known, packet);
 		return;
 	}
-	if (bpf_map_lookup_elem(&embryos, inbound))
+	if (packet->tcp_flags & TCP_RST || bpf_map_lookup_elem(&embryos, inbound))
 		return;
 	half.seal = flow_seal(inbound);
 	half.last_seen = flow_now();
 	half.action = FLOW_FOREIGN;
 	half.half = FLOW_HALF_REVERSE;
-	half.state = FLOW_ESTABLISHED;
 	if (!bpf_map_update_elem(&flows, inbound, &half, BPF_NOEXIST))
 		count(flow_foreign);
 }

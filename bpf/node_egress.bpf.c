@@ -49,15 +49,15 @@ static __always_inline bool port_is_ours(const struct packet *packet)
 	return bpf_map_lookup_elem(&frontends, &key) != NULL;
 }
 
-/* A packet that is no answer of ours. A reset opens nothing, and may be our own refusal. */
+/* A packet that is no answer of ours. */
 static __always_inline int depart_foreign(struct packet *packet)
 {
 	struct flow_key inbound;
 
-	if (packet->tcp_flags & TCP_RST || !port_is_ours(packet) || !address_is_of_node(&packet->key.tuple.source))
+	if (!port_is_ours(packet) || !address_is_of_node(&packet->key.tuple.source))
 		return PACKET_PASS;
 	flow_other_key(&inbound, &packet->key, &packet->key.tuple);
-	flow_record_foreign(&inbound);
+	flow_record_foreign(packet, &inbound);
 	return PACKET_PASS;
 }
 

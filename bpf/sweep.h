@@ -40,12 +40,12 @@ static __always_inline void usage_note(void *usage, __u32 index, __u32 epoch)
 static __always_inline __u32 sweep_timeout(const struct sweep_settings *settings, const struct flow *flow,
 					   const struct flow *peer, __u8 protocol)
 {
-	if (flow->action == FLOW_FOREIGN)
-		return settings->timeout_foreign;
 	if (flow->state <= FLOW_ANSWERED)
 		return settings->timeout_unanswered;
 	if (protocol != IPPROTO_TCP)
 		return settings->timeout_udp;
+	if (flow->action == FLOW_FOREIGN)
+		return flow->state >= FLOW_CLOSING ? settings->timeout_tcp_closing : settings->timeout_foreign;
 	if (flow->state == FLOW_CLOSED || (peer && peer->state == FLOW_CLOSED))
 		return settings->timeout_tcp_closing;
 	if (flow->state == FLOW_CLOSING && (!peer || peer->state == FLOW_CLOSING))
