@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -73,6 +74,8 @@ func (a *Agent) Start() error {
 	}, a.Args...)
 	process := exec.Command(a.Binary, args...)
 	process.Stdout, process.Stderr = log, log
+	// An interrupt from a terminal is for those who drive the agent.
+	process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := a.lab.Node1.Start(process); err != nil {
 		return err
 	}
@@ -88,8 +91,8 @@ func (a *Agent) Start() error {
 func (a *Agent) Signal(signal os.Signal) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.process == nil {
-		return errors.New("the agent does not run")
+	if err := a.running(); err != nil {
+		return err
 	}
 	if err := a.process.Process.Signal(signal); err != nil {
 		return fmt.Errorf("signal the agent: %w", err)
@@ -119,8 +122,13 @@ func (a *Agent) Kill() error {
 func (a *Agent) Running() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.running()
+}
+
+// running is Running for callers who hold the lock.
+func (a *Agent) running() error {
 	if a.process == nil {
-		return errors.New("the agent was not started")
+		return errors.New("the agent does not run")
 	}
 	select {
 	case err := <-a.ended:

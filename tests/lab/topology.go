@@ -186,7 +186,9 @@ func (l *Lab) addHost(role, ipv4, ipv6 string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.onClose(namespace.close)
+	l.onClose(func() error {
+		return errors.Join(endProcesses([]string{filepath.Join(netnsDir, namespace.Name)}), namespace.close())
+	})
 	host := &Host{Namespace: namespace, Role: role}
 	if ipv4 != "" {
 		host.IPv4, host.IPv6 = netip.MustParseAddr(ipv4), netip.MustParseAddr(ipv6)
