@@ -132,7 +132,7 @@ func (r *sliceReader) readEndpoints() []endpoint {
 	for i := range r.slice.Endpoints {
 		source := &r.slice.Endpoints[i]
 		if len(source.Addresses) == 0 {
-			r.refuse("endpoint without an address", fmt.Sprintf("number %d", i+1))
+			r.refuse("it has no address", fmt.Sprintf("endpoint %d of the slice", i+1))
 			continue
 		}
 		address, usable := r.readAddress(source.Addresses[0]) // rule E02
@@ -148,11 +148,11 @@ func (r *sliceReader) readAddress(text string) (address netip.Addr, usable bool)
 	address, valid := parseAddress(text)
 	switch why := special(address); {
 	case !valid:
-		r.refuse("not an IP address", fmt.Sprintf("%q", text))
+		r.refuse("not an IP address", fmt.Sprintf("endpoint %q", text))
 	case familyOf(address) != r.family:
-		r.refuse(fmt.Sprintf("not an %s address, as the slice's addressType says", r.family), text)
+		r.refuse(fmt.Sprintf("not an %s address, as the slice's addressType says", r.family), "endpoint "+text)
 	case why != "":
-		r.refuse("a "+why+" address, which cannot be a backend's", text)
+		r.refuse(why+" addresses cannot be a backend's", "endpoint "+text)
 	default:
 		return address, true
 	}
@@ -185,7 +185,7 @@ func (r *sliceReader) addPort(port discoveryv1.EndpointPort, endpoints []endpoin
 	for _, e := range endpoints {
 		e.address = netip.AddrPortFrom(e.address.Addr(), number)
 		if owner, taken := r.takenBy(e.address, key.protocol); taken {
-			r.refuse("an address of Service "+owner+"; name the pods instead", e.address.String())
+			r.refuse("an address of Service "+owner+", where no backend is; name its pods instead", "endpoint "+e.address.String())
 			continue
 		}
 		r.table.endpoints[key] = append(r.table.endpoints[key], e)
@@ -199,12 +199,12 @@ func (r *sliceReader) readPort(port discoveryv1.EndpointPort) (key portKey, numb
 		key.protocol = parseProtocol(string(*port.Protocol))
 	}
 	if port.Name == nil || key.protocol == 0 {
-		r.refuse("a port without a name or of an unknown protocol", "a port")
+		r.refuse("it needs a name, and the protocol TCP, UDP or SCTP", "a port of the slice")
 		return key, 0, false
 	}
 	key.name = *port.Name
 	if port.Port == nil || *port.Port < 1 || *port.Port > 65535 {
-		r.refuse("a port without a number between 1 and 65535", fmt.Sprintf("port %q", key.name))
+		r.refuse("it needs a number between 1 and 65535", fmt.Sprintf("port %q", key.name))
 		return key, 0, false
 	}
 	return key, uint16(*port.Port), true
@@ -238,7 +238,7 @@ func (r *sliceReader) report(problems *problems) {
 		if refusal.count > 1 {
 			others = fmt.Sprintf(" (and %d more)", refusal.count-1)
 		}
-		problems.addTo(sliceObject(r.slice), "EndpointRefused", "%s%s is not used: it is %s", refusal.first, others, refusal.why)
+		problems.addTo(sliceObject(r.slice), "EndpointRefused", "%s refused%s: %s", refusal.first, others, refusal.why)
 	}
 }
 

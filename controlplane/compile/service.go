@@ -190,9 +190,6 @@ func collectAddresses(service *corev1.Service, problems *problems) map[Family]*a
 
 // collectLoadBalancer adds the addresses of the load balancer that are not a proxy's (rules L01 to L04).
 func collectLoadBalancer(service *corev1.Service, all map[Family]*addresses, problems *problems) {
-	if service.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return
-	}
 	ranges := readSourceRanges(service)
 	for _, ingress := range service.Status.LoadBalancer.Ingress {
 		if ingress.IP == "" || ingress.IPMode != nil && *ingress.IPMode != corev1.LoadBalancerIPModeVIP {

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/weir-lb/weir/controlplane/compile"
 )
 
@@ -257,16 +255,4 @@ func keysOf(places []located) map[objectKey]bool {
 		keys[keyOf(place.object)] = true
 	}
 	return keys
-}
-
-// Parse returns the objects in a manifest, complete with the API's defaults, and what is wrong with it. It is
-// what a Manifests source makes of a file of that name.
-func Parse(name string, content []byte) ([]metav1.Object, []compile.Problem) {
-	f := file{name: name}
-	places, problems := f.parse(content)
-	objects := make([]metav1.Object, 0, len(places))
-	for _, place := range places {
-		objects = append(objects, place.object)
-	}
-	return objects, problems
 }
