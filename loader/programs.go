@@ -43,6 +43,19 @@ type Programs struct {
 	PodEgress    *ebpf.Program `ebpf:"pod_egress"`
 	SweepFlows   *ebpf.Program `ebpf:"sweep_flows"`
 	SweepEmbryos *ebpf.Program `ebpf:"sweep_embryos"`
+
+	set       *maps.Set // what they were loaded over
+	constants Constants
+
+	// twin loads a program another time: the kernel takes a program only once on a side of a device.
+	twin func(name string) (*ebpf.Program, error)
+}
+
+// newPrograms returns no programs yet, to be loaded over the maps of the set.
+func newPrograms(set *maps.Set, constants Constants) *Programs {
+	p := &Programs{set: set, constants: constants}
+	p.twin = p.loadAgain
+	return p
 }
 
 // objects are the compiled objects, each with its programs.
@@ -55,13 +68,13 @@ func objects() []func() (*ebpf.CollectionSpec, error) {
 // Load loads the programs over the maps of the set. A program that the verifier refuses is an
 // *ebpf.VerifierError in the chain.
 func Load(set *maps.Set, constants Constants) (*Programs, error) {
-	programs := &Programs{}
+	programs := newPrograms(set, constants)
 	for _, read := range objects() {
 		spec, err := read()
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("read a program object: %w", err), programs.Close())
 		}
-		if err := programs.load(spec, set, constants); err != nil {
+		if err := programs.load(spec); err != nil {
 			return nil, errors.Join(err, programs.Close())
 		}
 	}
@@ -69,8 +82,8 @@ func Load(set *maps.Set, constants Constants) (*Programs, error) {
 }
 
 // load loads one object and takes its programs.
-func (p *Programs) load(spec *ebpf.CollectionSpec, set *maps.Set, constants Constants) error {
-	for name, value := range constants.variables() {
+func (p *Programs) load(spec *ebpf.CollectionSpec) error {
+	for name, value := range p.constants.variables() {
 		variable, ok := spec.Variables[name]
 		if !ok {
 			continue // no program of this object asks for it
@@ -80,7 +93,7 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, set *maps.Set, constants Cons
 		}
 	}
 	replacements := make(map[string]*ebpf.Map)
-	for name, shared := range set.Replacements() {
+	for name, shared := range p.set.Replacements() {
 		if definition, ok := spec.Maps[name]; ok {
 			definition.MaxEntries = shared.MaxEntries()
 			replacements[name] = shared
@@ -103,11 +116,39 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, set *maps.Set, constants Cons
 func (p *Programs) fields(yield func(name string, handle **ebpf.Program) bool) {
 	value := reflect.ValueOf(p).Elem()
 	for i := range value.NumField() {
-		name := value.Type().Field(i).Tag.Get("ebpf")
+		name, ok := value.Type().Field(i).Tag.Lookup("ebpf")
+		if !ok {
+			continue
+		}
 		if !yield(name, value.Field(i).Addr().Interface().(**ebpf.Program)) {
 			return
 		}
 	}
+}
+
+// loadAgain loads a program another time.
+func (p *Programs) loadAgain(name string) (*ebpf.Program, error) {
+	for _, read := range objects() {
+		spec, err := read()
+		if err != nil {
+			return nil, fmt.Errorf("read a program object: %w", err)
+		}
+		if _, has := spec.Programs[name]; !has {
+			continue
+		}
+		again := newPrograms(p.set, p.constants)
+		if err := again.load(spec); err != nil {
+			return nil, err
+		}
+		program := again.ByName()[name]
+		for other, handle := range again.fields {
+			if other == name {
+				*handle = nil
+			}
+		}
+		return program, again.Close()
+	}
+	return nil, fmt.Errorf("no program is called %s", name)
 }
 
 // ByName returns the programs by their names in C.
