@@ -9,7 +9,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -177,27 +176,6 @@ func (h *Host) AskWithin(limit time.Duration, protocol compile.Protocol, from, t
 		return Answer{}, fmt.Errorf("%s asks %s by %s: %w", h.Role, to, protocol, err)
 	}
 	return answer, nil
-}
-
-// Get asks the HTTP server behind an address who it is, on a connection of its own.
-func (h *Host) Get(to netip.AddrPort) (Answer, error) {
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			return h.Dial(compile.TCP, netip.AddrPort{}, to)
-		},
-	}
-	client := &http.Client{Transport: transport, Timeout: requestLimit}
-	response, err := client.Get("http://" + to.String() + "/")
-	if err != nil {
-		return Answer{}, fmt.Errorf("%s: %w", h.Role, err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 2048))
-	if err != nil {
-		return Answer{}, fmt.Errorf("%s gets %s: %w", h.Role, to, err)
-	}
-	return parseAnswer(string(body))
 }
 
 // Exchange sends up bytes and receives down bytes at the same time, and compares both with what the other side
