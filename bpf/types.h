@@ -240,7 +240,7 @@ struct sweep_settings {
 /* What the agent keeps for its successor. */
 struct agent_record {
 	__u32 layout_version;
-	__u32 pad;
+	__u32 last_edge_id; /* given to a pod edge last: ids go round */
 	__u8 programs_digest[32]; /* of the attached programs and their constants */
 };
 
