@@ -31,12 +31,13 @@ type endpoint struct {
 // endpointTable holds the endpoints of a Service, of each port sorted by address and free of duplicates.
 type endpointTable struct {
 	endpoints map[portKey][]endpoint
-	addresses []netip.Addr // all that were named, sorted
+	ports     map[portIdentity]bool // those that some slice has, whatever its family
+	addresses []netip.Addr          // all that were named, sorted
 }
 
 // collectEndpoints reads all slices of a Service (rules E01 to E09).
 func collectEndpoints(in Input, problems *problems) *endpointTable {
-	table := &endpointTable{endpoints: map[portKey][]endpoint{}}
+	table := &endpointTable{endpoints: map[portKey][]endpoint{}, ports: map[portIdentity]bool{}}
 	for _, slice := range sorted(in.Slices) {
 		reader := sliceReader{in: in, slice: slice, table: table}
 		reader.read()
@@ -48,6 +49,14 @@ func collectEndpoints(in Input, problems *problems) *endpointTable {
 	slices.SortFunc(table.addresses, netip.Addr.Compare)
 	table.addresses = slices.Compact(table.addresses)
 	return table
+}
+
+// expect reports a port that no slice has although they have others: its name is misspelt on one side.
+func (t *endpointTable) expect(port servicePort, problems *problems) {
+	if len(t.ports) > 0 && !t.ports[portIdentity{port.name, port.protocol}] {
+		problems.add("EndpointPortMissing", "no EndpointSlice has a port named %q with protocol %s: port %d has no endpoints; the names must agree",
+			port.name, port.protocol, port.port)
+	}
 }
 
 // sorted returns slices in order of their names, so that problems come in a stable order.
@@ -182,6 +191,7 @@ func (r *sliceReader) addPort(port discoveryv1.EndpointPort, endpoints []endpoin
 	if !usable {
 		return
 	}
+	r.table.ports[portIdentity{key.name, key.protocol}] = true
 	for _, e := range endpoints {
 		e.address = netip.AddrPortFrom(e.address.Addr(), number)
 		if owner, taken := r.takenBy(e.address, key.protocol); taken {

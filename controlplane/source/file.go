@@ -43,6 +43,7 @@ type file struct {
 	lacking  time.Time // since when it has lacked something that it had
 	patience time.Duration
 	content  []byte // to be saved
+	removed  bool   // what was saved is to go
 }
 
 // touch tells the file of a change.
@@ -162,7 +163,7 @@ func (f *file) accept(found snapshot, objects []located, problems []compile.Prob
 	f.accepted, f.problems, f.read = objects, problems, !found.gone
 	f.lacking, f.arrived, f.patience = time.Time{}, time.Time{}, 0
 	if !hasErrors(problems) {
-		f.content = found.content
+		f.content, f.removed = found.content, found.gone
 	}
 	return changed
 }
