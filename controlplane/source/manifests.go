@@ -44,7 +44,7 @@ type Manifests struct {
 	// Owned by Run.
 	files     map[string]*file
 	started   time.Time
-	listed    bool // the directory has been listed; its files may not have been read yet
+	listed    bool      // the directory has been listed; its files may not have been read yet
 	syncFrom  time.Time // not to sync before
 	synced    bool
 	rewatchAt time.Time // zero: the directory is there
