@@ -30,11 +30,15 @@ func runAgent(ctx context.Context, config agentConfig) error {
 		return err
 	}
 	defer lock.Release()
-	board := status.NewBoard(pinsDir(config.bpffs), status.Snapshot{
+	first := status.Snapshot{
 		PID: os.Getpid(), Version: version, Node: config.nodeName, Source: "manifests " + config.manifests,
 		BPFFS: config.bpffs, Kernel: release, Started: time.Now(), SNATPorts: config.snatPorts,
-	})
-	d, err := newDaemon(config, board)
+	}
+	// What a predecessor has said of itself is not true of this agent.
+	if err := status.Write(pinsDir(config.bpffs), first); err != nil {
+		return fmt.Errorf("write the status file: %w", err)
+	}
+	d, err := newDaemon(config, status.NewBoard(pinsDir(config.bpffs), first))
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ func (d *daemon) tell(ctx context.Context) error {
 	keeper.Go(func() {
 		d.board.Keep(ctx, func(err error) { d.log.Warn("write the status file", zap.Error(err)) })
 	})
+	ready := d.devices.Ready()
 	for {
 		d.post()
 		select {
@@ -48,6 +49,8 @@ func (d *daemon) tell(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-ready:
+			ready = nil
 		case <-d.changed:
 		case <-time.After(tellAtLeast):
 		}
@@ -60,11 +63,22 @@ func (d *daemon) post() {
 	attachments, changes, writes := d.attacher.Attachments(), d.attacher.Changes(), d.applier.Writes()
 	d.board.Change(func(s *status.Snapshot) {
 		s.Sync = syncOf(state, now)
+		s.Sync.Synced = s.Sync.Synced && d.devicesReady()
 		s.Sync.Writes = writes
 		s.Changes = status.Changes(changes)
 		s.Problems = problemsOf(state.Problems)
 		s.Attachments = attachmentsOf(attachments)
 	})
+}
+
+// devicesReady tells whether every device that was there at the start has its programs: before, nothing is served.
+func (d *daemon) devicesReady() bool {
+	select {
+	case <-d.devices.Ready():
+		return true
+	default:
+		return false
+	}
 }
 
 // syncOf puts the controller's status into the words of the status file.

@@ -101,7 +101,7 @@ func (v *statusView) unhealthy(now time.Time) []string {
 	case !v.Agent.Running:
 		add("no agent is running: what is in the maps goes on, but changes are not followed; start weir agent")
 	case v.Agent.Snapshot == nil || !v.Agent.Sync.Synced:
-		add("the agent has not yet brought the maps up to date once")
+		add("the agent has not yet brought the maps and the devices up to date once")
 	case v.Agent.Sync.Failures > 0:
 		add("writing the maps has failed %d times in a row: see the last errors", v.Agent.Sync.Failures)
 	case !v.Agent.Sync.Waiting.IsZero() && now.Sub(v.Agent.Sync.Waiting) > lagLimit:

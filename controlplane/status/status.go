@@ -67,7 +67,7 @@ type Changes struct {
 
 // Sync is how the maps relate to what the source wants.
 type Sync struct {
-	Synced    bool          `json:"synced"`                // the maps have held all of a complete listing
+	Synced    bool          `json:"synced"`                // the maps have held all of a complete listing, and the devices their programs
 	Last      time.Time     `json:"last,omitzero"`         // when the maps were last written, or found right
 	Latency   time.Duration `json:"latencyNanoseconds"`    // of that write, from the arrival of its oldest change
 	Waiting   time.Time     `json:"waitingSince,omitzero"` // arrival of the oldest change not in the maps
