@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -155,6 +156,27 @@ func (a *Agent) end() error {
 // CLI runs a command of the binary on node1, with the agent's bpffs, and returns what it prints.
 func (a *Agent) CLI(args ...string) (string, error) {
 	return a.lab.Node1.Run("", a.Binary, append(args, "--bpffs", a.BPFFS)...)
+}
+
+// WaitHealthy waits until the agent says that all is well.
+func (a *Agent) WaitHealthy() error {
+	return a.wait(func() error {
+		output, err := a.CLI("status", "-o", "json")
+		if err != nil {
+			return err
+		}
+		var said struct {
+			Healthy bool     `json:"healthy"`
+			Reasons []string `json:"reasons"`
+		}
+		if err := json.Unmarshal([]byte(output), &said); err != nil {
+			return fmt.Errorf("decode what weir status says: %w", err)
+		}
+		if !said.Healthy {
+			return fmt.Errorf("the agent is not healthy: %q", said.Reasons)
+		}
+		return nil
+	})
 }
 
 // Write puts a manifest into the watched directory, whole: the agent never sees half of it.

@@ -44,7 +44,10 @@ func (h *Host) Dial(protocol compile.Protocol, from, to netip.AddrPort) (*Conn, 
 
 // DialWithin is Dial with a time limit of the caller's.
 func (h *Host) DialWithin(limit time.Duration, protocol compile.Protocol, from, to netip.AddrPort) (*Conn, error) {
-	dialer := net.Dialer{Timeout: limit, Control: shareAddress}
+	dialer := net.Dialer{Timeout: limit}
+	if from.Port() != 0 {
+		dialer.Control = shareAddress
+	}
 	network := "tcp"
 	if from.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(from)
@@ -66,7 +69,8 @@ func (h *Host) DialWithin(limit time.Duration, protocol compile.Protocol, from, 
 	return conn, nil
 }
 
-// shareAddress lets a socket have an address and port that another one has.
+// shareAddress lets a socket have an address and port that another one has. Not for ports of the kernel's choice: it
+// would give two UDP sockets the same.
 func shareAddress(_, _ string, raw syscall.RawConn) error {
 	var option error
 	err := raw.Control(func(fd uintptr) {

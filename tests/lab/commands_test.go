@@ -179,10 +179,13 @@ func TestAgentRestartedChangesNothing(t *testing.T) {
 			t.Parallel()
 			c := own(t, topology.options, topology.agent...)
 			s := c.serve(t, lab.AllKinds, c.Web...)
-			first := waitHealthy(t, c)
-			if first.Agent.Sync.Writes == 0 || first.Agent.Changes["attached"] == 0 {
-				t.Fatalf("the first agent says that it wrote and attached nothing: %+v", first.Agent)
-			}
+			var first statusOutput
+			eventually(t, 10*time.Second, func() error {
+				if first = waitHealthy(t, c); first.Agent.Sync.Writes == 0 || first.Agent.Changes["attached"] == 0 {
+					return fmt.Errorf("the first agent says that it wrote or attached nothing: %+v", first.Agent)
+				}
+				return nil
+			})
 			if err := c.agent.Kill(); err != nil {
 				t.Fatal(err)
 			}
