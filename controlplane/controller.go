@@ -39,6 +39,7 @@ type Options struct {
 	Applier   Applier
 	NodeName  string // of the node whose endpoints are local, and whose zone counts
 	ProxyName string // see compile.Input
+	SNATPorts compile.PortRange
 	Log       *zap.Logger
 
 	// Problems are asked for what other parts know to be wrong: the sources, the devices.
@@ -68,11 +69,13 @@ type Controller struct {
 
 // New returns a controller. Nothing happens until Run.
 func New(options Options) *Controller {
+	desired := newDesired(options.NodeName, options.ProxyName, options.Store.Get)
+	desired.snatPorts = options.SNATPorts
 	return &Controller{
 		options: options,
 		full:    true,
 		backoff: freshBackoff(),
-		desired: newDesired(options.NodeName, options.ProxyName, options.Store.Get),
+		desired: desired,
 		pending: map[compile.ID]struct{}{},
 		arrived: map[store.Key]time.Time{},
 	}

@@ -16,6 +16,7 @@ import (
 // desired is what the maps shall hold, kept up to date Service by Service.
 type desired struct {
 	proxyName string
+	snatPorts compile.PortRange
 	node      compile.Node
 	get       func(store.Key) store.Item
 
@@ -85,7 +86,7 @@ func (d *desired) compile(item store.Item, touched map[compile.ID]struct{}, stal
 	var result compile.Result
 	if item.Service != nil {
 		result = compile.Compile(compile.Input{
-			Service: item.Service, Slices: item.Slices, Node: d.node, ProxyName: d.proxyName,
+			Service: item.Service, Slices: item.Slices, Node: d.node, ProxyName: d.proxyName, SNATPorts: d.snatPorts,
 			VIP: func(endpoint netip.AddrPort, protocol compile.Protocol) (string, bool) {
 				return d.vips.Owner(item.Key, endpoint, protocol)
 			},

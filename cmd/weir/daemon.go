@@ -81,9 +81,6 @@ func (d *daemon) makeDatapath() error {
 	}
 	pins := pinsDir(d.config.bpffs)
 	d.set, err = maps.Create(pins, d.config.sizes)
-	if errors.Is(err, maps.ErrLayout) {
-		return fmt.Errorf("%w: run the weir that made them, or remove them with weir cleanup, which ends all flows", err)
-	}
 	if err != nil {
 		return err
 	}
@@ -127,8 +124,9 @@ func (d *daemon) makeControlplane() error {
 	}
 	d.controller = controlplane.New(controlplane.Options{
 		Store: d.store, Applier: d.applier, NodeName: d.config.nodeName, Log: d.log,
-		Problems: []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems},
-		Applied:  func(store.Key, time.Time, time.Time) { wake(d.changed); wake(d.applied) },
+		SNATPorts: compile.PortRange(d.config.snatPorts),
+		Problems:  []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems},
+		Applied:   func(store.Key, time.Time, time.Time) { wake(d.changed); wake(d.applied) },
 	})
 	d.sweeper, err = sweep.New(sweep.Options{
 		Set: d.set, Flows: d.programs.SweepFlows, Embryos: d.programs.SweepEmbryos, Applier: d.applier,

@@ -21,6 +21,9 @@ type Input struct {
 	// are ours. Empty: those without the label (rule S03).
 	ProxyName string
 
+	// SNATPorts are no NodePorts: answers to traffic that was sent on come to them. The zero range is none.
+	SNATPorts PortRange
+
 	// VIP names the Service that has a frontend where an endpoint is said to be (rule E14). It must not
 	// change its mind while Compile runs. Nil: no Service has one.
 	VIP func(endpoint netip.AddrPort, protocol Protocol) (owner string, taken bool)
@@ -58,7 +61,7 @@ func Compile(in Input) Result {
 	policy := readPolicy(in.Service, problems)
 
 	result := Result{Endpoints: table.addresses}
-	for _, port := range readPorts(in.Service, problems) {
+	for _, port := range readPorts(in, problems) {
 		table.expect(port, problems)
 		for _, family := range []Family{IPv4, IPv6} {
 			if addresses[family].clusterIP.IsValid() {

@@ -17,7 +17,8 @@ import (
 func newWorld(node, proxyName string) *world {
 	w := &world{store: store.New(0), maps: &fakeMaps{services: map[compile.ID]compile.Service{}}}
 	w.controller = controlplane.New(controlplane.Options{
-		Store: w.store, Applier: w.maps, NodeName: node, ProxyName: proxyName, Log: zap.NewNop(),
+		SNATPorts: compile.PortRange{First: 61000, Last: 65535},
+		Store:     w.store, Applier: w.maps, NodeName: node, ProxyName: proxyName, Log: zap.NewNop(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

@@ -55,14 +55,14 @@ type portIdentity struct {
 }
 
 // readPorts returns the ports that can be served.
-func readPorts(service *corev1.Service, problems *problems) []servicePort {
-	if len(service.Spec.Ports) == 0 {
+func readPorts(in Input, problems *problems) []servicePort {
+	if len(in.Service.Spec.Ports) == 0 {
 		problems.add("PortRefused", "spec.ports is empty, so nothing is served")
 	}
 	seen := map[portIdentity]bool{}
 	var ports []servicePort
-	for _, p := range service.Spec.Ports {
-		port, usable := readPort(service.Spec.Type, p, problems)
+	for _, p := range in.Service.Spec.Ports {
+		port, usable := readPort(in, p, problems)
 		if !usable {
 			continue
 		}
@@ -78,7 +78,7 @@ func readPorts(service *corev1.Service, problems *problems) []servicePort {
 }
 
 // readPort checks one port of a Service.
-func readPort(serviceType corev1.ServiceType, p corev1.ServicePort, problems *problems) (port servicePort, usable bool) {
+func readPort(in Input, p corev1.ServicePort, problems *problems) (port servicePort, usable bool) {
 	port = servicePort{name: p.Name, protocol: parseProtocol(string(p.Protocol))}
 	switch port.protocol {
 	case TCP, UDP:
@@ -94,11 +94,15 @@ func readPort(serviceType corev1.ServiceType, p corev1.ServicePort, problems *pr
 		return port, false
 	}
 	port.port = uint16(p.Port)
-	if serviceType != corev1.ServiceTypeNodePort && serviceType != corev1.ServiceTypeLoadBalancer {
+	if kind := in.Service.Spec.Type; kind != corev1.ServiceTypeNodePort && kind != corev1.ServiceTypeLoadBalancer {
 		return port, true
 	}
 	if p.NodePort < 0 || p.NodePort > 65535 {
 		problems.add("PortRefused", "nodePort %d is not between 1 and 65535: port %d has no NodePort", p.NodePort, p.Port)
+		return port, true
+	}
+	if in.SNATPorts.Contains(uint16(p.NodePort)) {
+		problems.add("NodePortReserved", "nodePort %d is among the ports of --snat-ports, %s: port %d has no NodePort; choose another, or other --snat-ports", p.NodePort, in.SNATPorts, p.Port)
 		return port, true
 	}
 	port.nodePort = uint16(p.NodePort)

@@ -49,6 +49,15 @@ func (p Protocol) String() string {
 	}
 }
 
+// PortRange is a range of ports with both ends included. The zero one is empty.
+type PortRange struct{ First, Last uint16 }
+
+// Contains tells whether a port is in the range.
+func (r PortRange) Contains(port uint16) bool { return port != 0 && r.First <= port && port <= r.Last }
+
+// String returns "first-last".
+func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
+
 // Scope says which frontends of a Service port a service stands for.
 type Scope string
 

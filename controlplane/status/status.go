@@ -116,6 +116,7 @@ func Write(pins string, snapshot Snapshot) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	snapshot.listNothing()
 	content, err := json.MarshalIndent(snapshot, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode status: %w", err)
@@ -125,6 +126,19 @@ func Write(pins string, snapshot Snapshot) error {
 		return err
 	}
 	return os.Rename(temporary, filepath.Join(dir, file))
+}
+
+// listNothing makes lists of nothing what they are in JSON: [], not null.
+func (s *Snapshot) listNothing() {
+	if s.Attachments == nil {
+		s.Attachments = []Attachment{}
+	}
+	if s.Problems == nil {
+		s.Problems = []Problem{}
+	}
+	if s.Errors == nil {
+		s.Errors = []Error{}
+	}
 }
 
 // Read returns the last snapshot. The error is fs.ErrNotExist where no agent has written one.
