@@ -14,7 +14,7 @@ export BPF2GO_STRIP := llvm-strip-$(LLVM_VERSION)
 export BPF2GO_CFLAGS := -O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers -fno-strict-aliasing -I/usr/include/$(MULTIARCH) -I$(CURDIR)/bpf
 export CGO_ENABLED := 0
 
-BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h tests/*/bpf/*.c tests/*/bpf/*.h)
+BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h bpf/*/*.c bpf/*/*.h tests/*/bpf/*.c tests/*/bpf/*.h)
 GENERATED := .cache/generated
 
 .PHONY: help
@@ -68,6 +68,11 @@ format: .cache/deps ## format the C and Go sources in place
 test: $(GENERATED) ## run every test (as root)
 	@[[ $$(id -u) -eq 0 ]] || { echo "make test needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
 	go test -count=1 -timeout 15m ./...
+
+.PHONY: bench
+bench: bin/weir ## measure the programs beside their floors (as root; BENCH='-o json' adds flags, see weir bench datapath --help)
+	@[[ $$(id -u) -eq 0 ]] || { echo "make bench needs root: it makes a network namespace and loads BPF programs" >&2; exit 1; }
+	@bin/weir bench datapath $(BENCH)
 
 .PHONY: clean
 clean: ## remove what was built

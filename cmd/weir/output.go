@@ -18,10 +18,15 @@ type readFlags struct {
 // flags adds the flags to a command.
 func (r *readFlags) flags(c *cobra.Command) {
 	bpffsFlag(c, &r.bpffs)
-	c.Flags().StringVarP(&r.output, "output", "o", "", "json for the stable, documented form (default: a table)")
+	outputFlag(c, &r.output)
+}
+
+// outputFlag adds the flag that says how to show what a command found.
+func outputFlag(c *cobra.Command, output *string) {
+	c.Flags().StringVarP(output, "output", "o", "", "json for the stable, documented form (default: a table)")
 	c.PreRunE = func(*cobra.Command, []string) error {
-		if r.output != "" && r.output != "json" && r.output != "table" {
-			return usagef("output %q is unknown: use json or table", r.output)
+		if *output != "" && *output != "json" && *output != "table" {
+			return usagef("output %q is unknown: use json or table", *output)
 		}
 		return nil
 	}
@@ -34,7 +39,12 @@ func bpffsFlag(c *cobra.Command, bpffs *string) {
 
 // print shows something as it was asked for.
 func (r *readFlags) print(out io.Writer, view any, table func(io.Writer)) error {
-	if r.output != "json" {
+	return printAs(out, r.output, view, table)
+}
+
+// printAs shows something as outputFlag says.
+func printAs(out io.Writer, output string, view any, table func(io.Writer)) error {
+	if output != "json" {
 		table(out)
 		return nil
 	}
