@@ -1,6 +1,7 @@
 package maps
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,16 +16,22 @@ const SlotsPerBlock = 16
 // ErrArenaFull says that no free range of the arena is large enough.
 var ErrArenaFull = errors.New("no room for the selection table in map slots")
 
-// Arena hands out ranges of the slots map and writes tables to them as memory. It is not safe for
-// concurrent use.
+// smallTable is the number of blocks below which a table is a list, not a Maglev table.
+const smallTable = 16
+
+// Arena hands out ranges of the slots map and writes tables to them as memory. Maglev tables are taken from
+// its beginning and lists from its end, so that the short holes that lists leave do not part the long
+// ones. It is not safe for concurrent use.
 type Arena struct {
 	memory *ebpf.Memory
-	free   []blockRange // sorted by base, never adjacent
+	free   []blockRange // sorted by base, never empty, never adjacent
 	blocks uint32
 }
 
 // blockRange is a run of blocks.
 type blockRange struct{ base, count uint32 }
+
+func (r blockRange) end() uint32 { return r.base + r.count }
 
 // NewArena maps the slots into memory. All of it is free but block 0, which is never used.
 func NewArena(slots *ebpf.Map) (*Arena, error) {
@@ -33,33 +40,75 @@ func NewArena(slots *ebpf.Map) (*Arena, error) {
 		return nil, fmt.Errorf("map the slots into memory: %w", err)
 	}
 	blocks := slots.MaxEntries()
-	return &Arena{memory: memory, free: []blockRange{{1, blocks - 1}}, blocks: blocks}, nil
+	arena := &Arena{memory: memory, blocks: blocks}
+	if blocks > 1 {
+		arena.free = []blockRange{{1, blocks - 1}}
+	}
+	return arena, nil
 }
 
-// blocksOf returns how many blocks hold a number of slots.
-func blocksOf(slots uint32) uint32 {
+// BlocksOf returns how many blocks hold a number of slots.
+func BlocksOf(slots uint32) uint32 {
 	return (slots + SlotsPerBlock - 1) / SlotsPerBlock
 }
 
-// Alloc takes a range for a table of that many slots: the first that is large enough. A table of no slots
-// takes none.
+// Alloc takes a range for a table of that many slots: the first, or for a list the last, that is large
+// enough. A table of no slots takes none.
 func (a *Arena) Alloc(slots uint32) (SlotRange, error) {
 	if slots == 0 {
 		return SlotRange{}, nil
 	}
-	need := blocksOf(slots)
-	for i := range a.free {
-		if a.free[i].count < need {
-			continue
-		}
-		base := a.free[i].base
-		a.free[i] = blockRange{base + need, a.free[i].count - need}
-		if a.free[i].count == 0 {
-			a.free = slices.Delete(a.free, i, i+1)
-		}
-		return SlotRange{Base: base * SlotsPerBlock, Count: slots}, nil
+	need := BlocksOf(slots)
+	i := a.find(need)
+	if i < 0 {
+		return SlotRange{}, ErrArenaFull
 	}
-	return SlotRange{}, ErrArenaFull
+	hole := a.free[i]
+	taken := blockRange{hole.base, need}
+	if need < smallTable {
+		taken.base = hole.end() - need
+	}
+	a.take(i, taken)
+	return SlotRange{Base: taken.base * SlotsPerBlock, Count: slots}, nil
+}
+
+// find returns the position of the hole for a table of that many blocks, -1 if there is none.
+func (a *Arena) find(need uint32) int {
+	if need >= smallTable {
+		return slices.IndexFunc(a.free, func(hole blockRange) bool { return hole.count >= need })
+	}
+	for i := len(a.free) - 1; i >= 0; i-- {
+		if a.free[i].count >= need {
+			return i
+		}
+	}
+	return -1
+}
+
+// take cuts blocks out of a hole.
+func (a *Arena) take(i int, taken blockRange) {
+	hole := a.free[i]
+	below := blockRange{hole.base, taken.base - hole.base}
+	above := blockRange{taken.end(), hole.end() - taken.end()}
+	switch {
+	case below.count > 0 && above.count > 0:
+		a.free[i] = below
+		a.free = slices.Insert(a.free, i+1, above)
+	case below.count > 0:
+		a.free[i] = below
+	case above.count > 0:
+		a.free[i] = above
+	default:
+		a.free = slices.Delete(a.free, i, i+1)
+	}
+}
+
+// after returns the position of the first hole that begins after a block.
+func (a *Arena) after(block uint32) int {
+	i, _ := slices.BinarySearchFunc(a.free, block, func(hole blockRange, block uint32) int {
+		return cmp.Compare(uint64(hole.base), uint64(block)+1)
+	})
+	return i
 }
 
 // Reserve takes exactly this range, as a table that is in use already has it. It reports whether it was free.
@@ -67,17 +116,13 @@ func (a *Arena) Reserve(table SlotRange) bool {
 	if table.Count == 0 {
 		return true
 	}
-	base, count := table.Base/SlotsPerBlock, blocksOf(table.Count)
-	for i, hole := range a.free {
-		if base < hole.base || base+count > hole.base+hole.count {
-			continue
-		}
-		rest := []blockRange{{hole.base, base - hole.base}, {base + count, hole.base + hole.count - base - count}}
-		rest = slices.DeleteFunc(rest, func(r blockRange) bool { return r.count == 0 })
-		a.free = slices.Replace(a.free, i, i+1, rest...)
-		return true
+	taken := blockRange{table.Base / SlotsPerBlock, BlocksOf(table.Count)}
+	i := a.after(taken.base) - 1
+	if table.Base%SlotsPerBlock != 0 || i < 0 || taken.count > a.blocks || taken.end() > a.free[i].end() {
+		return false
 	}
-	return false
+	a.take(i, taken)
+	return true
 }
 
 // Free gives a range back. No program may be reading it any more.
@@ -85,16 +130,20 @@ func (a *Arena) Free(table SlotRange) {
 	if table.Count == 0 {
 		return
 	}
-	freed := blockRange{table.Base / SlotsPerBlock, blocksOf(table.Count)}
-	i, _ := slices.BinarySearchFunc(a.free, freed, func(x, y blockRange) int { return int(x.base) - int(y.base) })
-	a.free = slices.Insert(a.free, i, freed)
-	if i+1 < len(a.free) && a.free[i].base+a.free[i].count == a.free[i+1].base {
-		a.free[i].count += a.free[i+1].count
-		a.free = slices.Delete(a.free, i+1, i+2)
-	}
-	if i > 0 && a.free[i-1].base+a.free[i-1].count == a.free[i].base {
-		a.free[i-1].count += a.free[i].count
+	freed := blockRange{table.Base / SlotsPerBlock, BlocksOf(table.Count)}
+	i := a.after(freed.base)
+	joinsBelow := i > 0 && a.free[i-1].end() == freed.base
+	joinsAbove := i < len(a.free) && freed.end() == a.free[i].base
+	switch {
+	case joinsBelow && joinsAbove:
+		a.free[i-1].count += freed.count + a.free[i].count
 		a.free = slices.Delete(a.free, i, i+1)
+	case joinsBelow:
+		a.free[i-1].count += freed.count
+	case joinsAbove:
+		a.free[i] = blockRange{freed.base, freed.count + a.free[i].count}
+	default:
+		a.free = slices.Insert(a.free, i, freed)
 	}
 }
 

@@ -1,25 +1,29 @@
 package maps
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
 // Grace returns when every program that was running when it was called has ended: what no map names any
 // more can then be given out again. It takes about 10 ms.
 //
-// membarrier(MEMBARRIER_CMD_GLOBAL) is synchronize_rcu (kernel/sched/membarrier.c), and programs run as RCU
-// readers. It is refused where CPUs run without ticks (nohz_full); then the thread visits each of its CPUs
-// in turn, which it can only do between programs.
+// Programs run as RCU readers, and membarrier(MEMBARRIER_CMD_GLOBAL) waits for all of those
+// (synchronize_rcu, kernel/sched/membarrier.c). It refuses where CPUs run without ticks (nohz_full) or a
+// sandbox forbids it, and does nothing on a single CPU. Then a map of maps is updated, which waits in the same
+// way (maybe_wait_bpf_programs, kernel/bpf/syscall.c) but takes three system calls more.
 func Grace() error {
-	_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
-	if errno == 0 {
-		return nil
+	if runtime.NumCPU() > 1 {
+		if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno == 0 {
+			return nil
+		}
 	}
-	if err := visitCPUs(); err != nil {
-		return fmt.Errorf("wait for running programs: membarrier: %w; %w", errno, err)
+	if err := graceByMap(); err != nil {
+		return fmt.Errorf("wait for running programs: %w", err)
 	}
 	return nil
 }
@@ -27,24 +31,24 @@ func Grace() error {
 // membarrierGlobal is MEMBARRIER_CMD_GLOBAL of linux/membarrier.h.
 const membarrierGlobal = 1
 
-// visitCPUs runs for a moment on every CPU the process may use.
-func visitCPUs() error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var allowed unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
-		return fmt.Errorf("read the CPU affinity: %w", err)
+// graceByMap waits by the update of a map of maps.
+func graceByMap() (err error) {
+	closing := func(m *ebpf.Map) { err = errors.Join(err, m.Close()) }
+	definition := &ebpf.MapSpec{Name: "grace", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
+	inner, err := ebpf.NewMap(definition)
+	if err != nil {
+		return fmt.Errorf("create an array: %w", err)
 	}
-	defer unix.SchedSetaffinity(0, &allowed) //nolint:errcheck // the thread stays usable on one CPU
-	for cpu := range 64 * len(allowed) {
-		if !allowed.IsSet(cpu) {
-			continue
-		}
-		var one unix.CPUSet
-		one.Set(cpu)
-		if err := unix.SchedSetaffinity(0, &one); err != nil {
-			return fmt.Errorf("move to CPU %d: %w", cpu, err)
-		}
+	defer closing(inner)
+	outer, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "grace_outer", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: definition,
+	})
+	if err != nil {
+		return fmt.Errorf("create an array of maps: %w", err)
+	}
+	defer closing(outer)
+	if err := outer.Put(uint32(0), inner); err != nil {
+		return fmt.Errorf("update an array of maps: %w", err)
 	}
 	return nil
 }

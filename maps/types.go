@@ -2,6 +2,8 @@
 // the only place that knows layouts; the records themselves are generated from bpf/types.h.
 package maps
 
+import "bytes"
+
 // The records of bpf/types.h, where their fields are described.
 type (
 	Address        = bpfAddress
@@ -74,3 +76,15 @@ const (
 	DeviceNoEthernet uint8 = 1 << 0 // DEVICE_NO_ETHERNET
 	DeviceToPods     uint8 = 1 << 1 // DEVICE_TO_PODS
 )
+
+// NameOf returns the record that names a service by its id. What is longer than the record is cut.
+func NameOf(id uint32, name string) ServiceName {
+	record := ServiceName{Id: id}
+	copy(record.Name[:], name)
+	return record
+}
+
+// String returns the name without its padding.
+func (n bpfServiceName) String() string {
+	return string(bytes.TrimRight(n.Name[:], "\x00"))
+}

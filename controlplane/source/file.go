@@ -76,7 +76,9 @@ func (f *file) look(now time.Time) (changed bool) {
 		f.arrived = time.Time{}
 		return f.refuse("FileUnreadable", "%v; what it last said stays in use", err)
 	case found.gone && missing(filepath.Dir(f.path)):
-		f.arrived = time.Time{} // the directory says nothing, so it does not say that the file is gone
+		// The directory says nothing, so it does not say that the file is gone; and when it is back, whoever
+		// makes it again may still be filling it.
+		f.arrived, f.lacking, f.patience = time.Time{}, time.Time{}, settleEmpty
 		return false
 	case found.gone:
 		return f.consider(now, found, nil, nil)

@@ -104,7 +104,7 @@ func (m *Manifests) watch() error {
 func (m *Manifests) Run(ctx context.Context) error {
 	defer m.watcher.Close()
 	m.started = time.Now()
-	m.list(m.started, 0)
+	m.list(m.started)
 	m.prune()
 	for {
 		m.lookAtAll(time.Now())
@@ -135,7 +135,7 @@ func (m *Manifests) wait(ctx context.Context, timer <-chan time.Time) error {
 			}
 		case err := <-m.watcher.Errors:
 			m.options.Log.Warn("watch manifests directory", zap.Error(err)) // events were lost, most likely
-			m.list(time.Now(), 0)
+			m.list(time.Now())
 			return nil
 		}
 	}
@@ -151,7 +151,7 @@ func (m *Manifests) handle(event fsnotify.Event, now time.Time) (ours bool) {
 	case filepath.Dir(event.Name) != m.directory:
 		return false
 	case name == "..data":
-		m.list(now, 0)
+		m.list(now)
 	case isManifest(name):
 		m.touch(name, now)
 	default:
@@ -178,11 +178,13 @@ func (m *Manifests) rewatch(now time.Time) {
 			m.options.Log.Error("manifests directory is missing", zap.Error(err))
 		}
 		m.rewatchAt = now.Add(rewatchAfter)
+		m.bePatient(settleEmpty)
 		return
 	}
 	m.rewatchAt = time.Time{}
 	m.setProblems("", nil)
-	m.list(now, settleEmpty) // whoever makes it again may still be filling it
+	m.bePatient(settleEmpty) // it may have been made anew, and not be filled yet
+	m.list(now)
 }
 
 func (m *Manifests) directoryMissing(err error) compile.Problem {
@@ -192,16 +194,21 @@ func (m *Manifests) directoryMissing(err error) compile.Problem {
 	}
 }
 
-// list touches every file that there is, and every one that there was. One that is gone is missed for
-// patience at least.
-func (m *Manifests) list(now time.Time, patience time.Duration) {
+// bePatient makes every file that is gone be missed for longer before that is believed.
+func (m *Manifests) bePatient(patience time.Duration) {
+	for _, f := range m.files {
+		f.patience, f.lacking = patience, time.Time{}
+	}
+}
+
+// list touches every file that there is, and every one that there was.
+func (m *Manifests) list(now time.Time) {
 	entries, err := os.ReadDir(m.directory)
 	if err != nil {
 		m.rewatchAt = now.Add(lookAgainMost)
 		return
 	}
-	for name, f := range m.files {
-		f.patience = max(f.patience, patience)
+	for name := range m.files {
 		m.touch(name, now)
 	}
 	for _, entry := range entries {

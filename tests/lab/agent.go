@@ -16,6 +16,9 @@ import (
 // readyLimit bounds how long an agent may take to serve what it was given.
 const readyLimit = 10 * time.Second
 
+// bpffsName is where in its directory a lab has the agent's bpffs.
+const bpffsName = "bpf"
+
 // Agent is the weir binary on node1, with a bpffs and a manifests directory of its own.
 type Agent struct {
 	Binary    string
@@ -35,7 +38,7 @@ type Agent struct {
 func (l *Lab) NewAgent(binary string, args ...string) (*Agent, error) {
 	a := &Agent{
 		Binary:    binary,
-		BPFFS:     filepath.Join(l.Dir, "bpf"),
+		BPFFS:     filepath.Join(l.Dir, bpffsName),
 		Manifests: filepath.Join(l.Dir, "manifests"),
 		Log:       filepath.Join(l.Dir, "agent.log"),
 		Args:      args,

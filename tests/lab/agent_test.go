@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/tests/lab"
 )
 
@@ -157,6 +158,13 @@ func TestCleanup(t *testing.T) {
 	if traces := attached(t, c); len(traces) == 0 {
 		t.Fatal("no program is attached while the agent runs: looking for traces proves nothing")
 	}
+	state, err := status.Dir(filepath.Join(c.agent.BPFFS, "weir"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !exists(state) {
+		t.Fatalf("the agent has no state in %s: looking for it proves nothing", state)
+	}
 	if err := c.agent.Terminate(); err != nil {
 		t.Error(err)
 	}
@@ -165,6 +173,9 @@ func TestCleanup(t *testing.T) {
 	}
 	if traces := attached(t, c); len(traces) > 0 {
 		t.Errorf("left attached: %q", traces)
+	}
+	if exists(state) {
+		t.Errorf("left: %s", state)
 	}
 	pins, err := os.ReadDir(c.agent.BPFFS)
 	if err != nil {

@@ -67,8 +67,14 @@ func TestMasqueradedPod(t *testing.T) {
 // hideBehind masquerades what comes from one source port of pods as that port plus 10000.
 func hideBehind(t *testing.T, c *cluster, port uint16) {
 	t.Helper()
-	rules := fmt.Sprintf("table inet chance%[1]d { chain postrouting { type nat hook postrouting priority srcnat - 1; policy accept;\n"+
-		"meta l4proto { tcp, udp } th sport %[2]d masquerade to :%[1]d\n} }", port, port-10000)
+	rules := fmt.Sprintf(`
+table inet chance%[1]d {
+	chain postrouting {
+		type nat hook postrouting priority srcnat - 1; policy accept;
+		meta l4proto { tcp, udp } th sport %[2]d masquerade to :%[1]d
+	}
+}
+`, port, port-10000)
 	if _, err := c.Node1.Run(rules, "nft", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-lb/weir/controlplane/status"
 )
 
 const (
@@ -187,11 +189,20 @@ func reap(id string) error {
 		return err
 	}
 	dir := filepath.Join(sessionsDir, id)
-	err = errors.Join(endProcesses(names), unmountBelow(dir))
+	err = errors.Join(endProcesses(names), forgetAgents(dir), unmountBelow(dir))
 	for _, name := range names {
 		err = errors.Join(err, deleteNamed(filepath.Base(name)))
 	}
 	return errors.Join(err, os.RemoveAll(dir))
+}
+
+// forgetAgents removes what agents that were killed keep outside of the session's directory.
+func forgetAgents(dir string) error {
+	pins, err := filepath.Glob(filepath.Join(dir, "*", bpffsName, "weir"))
+	for _, path := range pins {
+		err = errors.Join(err, status.Remove(path))
+	}
+	return err
 }
 
 // endProcesses kills every process but this one whose network namespace is one of those.
