@@ -43,12 +43,24 @@ type Programs struct {
 	PodEgress    *ebpf.Program `ebpf:"pod_egress"`
 	SweepFlows   *ebpf.Program `ebpf:"sweep_flows"`
 	SweepEmbryos *ebpf.Program `ebpf:"sweep_embryos"`
+
+	SocketConnect4     *ebpf.Program `ebpf:"socket_connect4"`
+	SocketConnect6     *ebpf.Program `ebpf:"socket_connect6"`
+	SocketSendmsg4     *ebpf.Program `ebpf:"socket_sendmsg4"`
+	SocketSendmsg6     *ebpf.Program `ebpf:"socket_sendmsg6"`
+	SocketRecvmsg4     *ebpf.Program `ebpf:"socket_recvmsg4"`
+	SocketRecvmsg6     *ebpf.Program `ebpf:"socket_recvmsg6"`
+	SocketGetpeername4 *ebpf.Program `ebpf:"socket_getpeername4"`
+	SocketGetpeername6 *ebpf.Program `ebpf:"socket_getpeername6"`
+	SocketBind4        *ebpf.Program `ebpf:"socket_bind4"`
+	SocketBind6        *ebpf.Program `ebpf:"socket_bind6"`
 }
 
 // objects are the compiled objects, each with its programs.
 func objects() []func() (*ebpf.CollectionSpec, error) {
 	return []func() (*ebpf.CollectionSpec, error){
 		loadNodeXdp, loadNodeIngress, loadNodeEgress, loadPodIngress, loadPodEgress, loadSweep,
+		loadSocketConnect, loadSocketSendmsg, loadSocketRecvmsg, loadSocketGetpeername, loadSocketBind,
 	}
 }
 
