@@ -52,7 +52,7 @@ static __always_inline bool address_is_ipv4(const struct address *address)
 {
 	const __be32 *words = address_words_const(address);
 
-	return !words[0] && !words[1] && words[2] == IPV4_MAPPED_PREFIX;
+	return !(words[0] | words[1] | (words[2] ^ IPV4_MAPPED_PREFIX));
 }
 
 /* No address at all: how a record says "none". */

@@ -24,6 +24,9 @@ static __always_inline bool snat_port_in_range(__be16 port)
 /* Jiffies in a second (CONFIG_HZ). */
 const volatile __u32 jiffies_per_second = 1000;
 
+/* For how long, in jiffies, the programs believe what they have looked up of devices and routes. */
+#define BELIEVE_JIFFIES (jiffies_per_second / 16)
+
 /* The kernel knows BPF_F_IPV6: without it CHECKSUM_COMPLETE is corrupted when IPv6 addresses change. */
 const volatile __u8 csum_ipv6_flag = 0;
 

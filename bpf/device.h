@@ -3,12 +3,53 @@
 #ifndef WEIR_DEVICE_H
 #define WEIR_DEVICE_H
 
+#include "config.h"
 #include "maps.h"
 #include "packet.h"
 
 static __always_inline struct device *device_find(__u32 ifindex)
 {
 	return bpf_map_lookup_elem(&devices, &ifindex);
+}
+
+/*
+ * The records of the devices that packets came by last: a lookup in a hash costs every packet as much as its
+ * flow does. One per CPU and program, by the low bits of the ifindex. Written and read by the programs; an
+ * entry is believed for a moment, then read again.
+ */
+#define DEVICE_CACHE_SIZE 64
+
+struct device_cache {
+	__u32 ifindex;
+	__u32 read; /* jiffies, low 32 bits */
+	struct device device;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct device_cache);
+	__uint(max_entries, DEVICE_CACHE_SIZE);
+} device_caches SEC(".maps");
+
+/* The device a packet is on; NULL: none of ours. */
+static __always_inline struct device *device_of_packet(packet_context *context)
+{
+	__u32 ifindex = packet_ifindex(context), slot = ifindex % DEVICE_CACHE_SIZE, now = bpf_jiffies64();
+	struct device_cache *cache = bpf_map_lookup_elem(&device_caches, &slot);
+	struct device *device;
+
+	if (!cache)
+		return NULL;
+	if (cache->ifindex == ifindex && now - cache->read < BELIEVE_JIFFIES)
+		return &cache->device;
+	device = device_find(ifindex);
+	if (!device)
+		return NULL;
+	cache->device = *device;
+	cache->ifindex = ifindex;
+	cache->read = now;
+	return &cache->device;
 }
 
 /* The device as flows remember it: a port stands for its bridge or bond. */

@@ -32,24 +32,35 @@ static __always_inline int node_refuse(struct packet *packet, struct device *dev
 	return packet_pass_up();
 }
 
-/* A packet that leaves again by a route. */
+/* The route of a packet that leaves again. */
+static __always_inline enum route_result node_route(struct packet *packet, struct flow_view *view,
+						    struct route *route)
+{
+	if (view->half == FLOW_HALF_FORWARD)
+		return route_find(packet, &view->to, route);
+	return route_find_back(packet, &view->to, view->ifindex, route);
+}
+
+/* A packet that leaves again: at XDP by the flow's next hop, while that is good, else by a route. */
 static __always_inline int node_forward(struct packet *packet, struct device *device, struct flow_view *view)
 {
+	struct hop *hop = PACKET_IS_XDP && view->flow ? &view->flow->hop : NULL;
 	enum route_result result;
 	struct route route;
 
 	if (packet->ttl <= 1)
 		return reply_time_exceeded(packet, device);
-	if (view->half == FLOW_HALF_FORWARD)
-		result = route_find(packet, &view->to, &route);
-	else
-		result = route_find_back(packet, &view->to, view->ifindex, &route);
-	if (!packet_can_send(packet, result, &route))
-		return node_refuse(packet, device, result, &route);
+	if (!hop || packet->tagged || !hop_is_good(hop, packet)) {
+		result = node_route(packet, view, &route);
+		if (!packet_can_send(packet, result, &route))
+			return node_refuse(packet, device, result, &route);
+		if (hop)
+			hop_remember(hop, &route);
+	}
 	flow_account(packet, view);
 	if (!nat_rewrite(packet, &view->to) || !nat_decrement_ttl(packet))
 		return node_drop();
-	return packet_send(packet, device, &route);
+	return hop ? packet_send_hop(packet, hop) : packet_send(packet, device, &route);
 }
 
 /* A packet of a known flow. */
@@ -107,6 +118,8 @@ static __always_inline bool node_plan(struct packet *packet, struct device *devi
 	out = device_find(route.fib.ifindex);
 	if (result == ROUTE_STACK || device_leads_to_pods(out))
 		return true;
+	if (packet->ttl <= 1)
+		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
 	if (!packet_can_send(packet, result, &route))
 		return flow_end(view, node_refuse(packet, device, result, &route));
 	source = out ? device_address(out, packet->ipv6) : NULL;
@@ -164,7 +177,7 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 	case SERVICE_FOUND:
 		break;
 	}
-	if (!address_is_host(&packet->key.tuple.source))
+	if (!tuple_is_of_hosts(&packet->key.tuple))
 		return flow_end(view, PACKET_PASS);
 	/* The node's own connections have NodePorts too: only a SYN is certainly for the service. */
 	if (service.node_port && packet_is_tcp(packet) && !packet_is_syn(packet)) {
@@ -177,7 +190,7 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 static __always_inline int node_arrive(packet_context *context)
 {
 	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE };
-	struct device *device = device_find(packet_ifindex(context));
+	struct device *device = device_of_packet(context);
 	enum parse_result parsed;
 	enum flow_result found;
 	struct flow_view view;

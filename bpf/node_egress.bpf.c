@@ -65,7 +65,7 @@ SEC("tc")
 int node_egress(struct __sk_buff *context)
 {
 	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE };
-	struct device *device = device_find(packet_ifindex(context));
+	struct device *device = device_of_packet(context);
 	enum parse_result parsed;
 	struct flow_view view;
 

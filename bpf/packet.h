@@ -6,6 +6,7 @@
  *	packet_context			struct xdp_md or struct __sk_buff
  *	PACKET_PASS, PACKET_DROP	verdicts
  *	PACKET_IS_XDP			constant
+ *	PACKET_PARSE_INLINE		whether the parser is inlined: 12 ns less, many states more to verify
  *	packet_cursor(context)		the data, from its first byte
  *	packet_wire_length(context)	bytes, also those that are not linear
  *	packet_ifindex(context)		the device it is on
@@ -36,7 +37,7 @@
 #define PACKET_OFFSET_MASK 0x3fff
 
 #define VLAN_TAGS_MAX 2
-#define EXTENSIONS_MAX 6
+#define EXTENSIONS_MAX 4
 
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_OFFSET_MASK 0x1fff
@@ -58,7 +59,7 @@ struct packet {
 	__u8 ttl;
 	__u8 tcp_flags;
 	bool ipv6;
-	bool tagged; /* a VLAN tag stands before the IP header */
+	__u8 tagged; /* a VLAN tag stands before the IP header */
 };
 
 enum parse_result {
@@ -75,10 +76,13 @@ struct vlan_header {
 	__be16 protocol;
 };
 
-/* An IPv6 extension header of the common form, RFC 6564. */
+/* An IPv6 extension header of the common form, RFC 6564; none is shorter. */
 struct extension_header {
 	__u8 next;
 	__u8 length; /* in 8 bytes, not counting the first 8 */
+	__u8 routing_type;
+	__u8 routing_segments_left;
+	__u8 rest[4];
 };
 
 static __always_inline bool protocol_is_vlan(__be16 protocol)
@@ -154,6 +158,9 @@ static __always_inline enum parse_result parse_extensions(struct cursor *cursor,
 		extension = cursor_take(cursor, sizeof(*extension));
 		if (!extension)
 			return PARSE_TRUNCATED;
+		/* On its way to another node, whose address the transport checksum covers. */
+		if (next == IPPROTO_ROUTING && extension->routing_segments_left)
+			return PARSE_EXTENSION;
 		next = extension->next;
 		length = (extension->length + 1) * 8;
 		packet->transport_offset += length;
@@ -182,6 +189,9 @@ static __always_inline enum parse_result parse_ipv6(struct cursor *cursor, struc
 	packet->ttl = ip->hop_limit;
 	address_set_ipv6(&packet->key.tuple.source, &ip->saddr);
 	address_set_ipv6(&packet->key.tuple.destination, &ip->daddr);
+	/* Never on the wire (RFC 4942, 2.2): it would be taken for a packet of an IPv4 flow. */
+	if (address_is_ipv4(&packet->key.tuple.source) || address_is_ipv4(&packet->key.tuple.destination))
+		return PARSE_MALFORMED;
 	packet->transport_offset = packet->ip_offset + sizeof(*ip);
 	return parse_extensions(cursor, packet, ip->nexthdr);
 }
@@ -265,7 +275,7 @@ static __always_inline __u16 verifier_forget(__u16 value, __u32 unknown)
 }
 
 /* Fills in the packet from its headers. `ethernet`: it starts with an Ethernet header. */
-static __noinline enum parse_result packet_parse(struct packet *packet, bool ethernet)
+static PACKET_PARSE_INLINE enum parse_result packet_parse(struct packet *packet, bool ethernet)
 {
 	__u32 unknown = packet_ifindex(packet->context);
 	enum parse_result result;
@@ -277,6 +287,7 @@ static __noinline enum parse_result packet_parse(struct packet *packet, bool eth
 	packet->ip_offset = verifier_forget(packet->ip_offset, unknown);
 	packet->transport_offset = verifier_forget(packet->transport_offset, unknown);
 	packet->transport_length = verifier_forget(packet->transport_length, unknown);
+	packet->tagged = verifier_forget(packet->tagged, unknown);
 	return result;
 }
 

@@ -11,6 +11,7 @@ typedef struct __sk_buff packet_context;
 #define PACKET_PASS (-1)
 #define PACKET_DROP 2 /* TC_ACT_SHOT */
 #define PACKET_IS_XDP 0
+#define PACKET_PARSE_INLINE __noinline
 
 /* More than any headers we walk. */
 #define PACKET_LINEAR_BYTES 256
@@ -132,6 +133,12 @@ static __always_inline int packet_send(struct packet *packet, const struct devic
 	if (!packet_make_ethernet(packet, device))
 		return PACKET_DROP;
 	return bpf_redirect_neigh(route->fib.ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+/* At tc the kernel resolves next hops, and remembers them itself. */
+static __always_inline int packet_send_hop(struct packet *packet, const struct hop *hop)
+{
+	return PACKET_DROP;
 }
 
 /* Back out of the device it is on, to where it came from. */

@@ -10,6 +10,7 @@ typedef struct xdp_md packet_context;
 #define PACKET_PASS XDP_PASS
 #define PACKET_DROP XDP_DROP
 #define PACKET_IS_XDP 1
+#define PACKET_PARSE_INLINE __always_inline
 
 #include "cursor.h"
 #include <stdbool.h>
@@ -105,17 +106,25 @@ static __always_inline bool packet_can_send(const struct packet *packet, enum ro
 	       bpf_map_lookup_elem(&xdp_devices, &route->fib.ifindex);
 }
 
-static __always_inline int packet_send(struct packet *packet, const struct device *device, const struct route *route)
+static __always_inline int packet_send_hop(struct packet *packet, const struct hop *hop)
 {
 	struct ethhdr *ethernet = packet_at(packet, 0, sizeof(*ethernet));
 
 	if (!ethernet)
 		return PACKET_DROP;
-	__builtin_memcpy(ethernet->h_dest, route->fib.dmac, sizeof(ethernet->h_dest));
-	__builtin_memcpy(ethernet->h_source, route->fib.smac, sizeof(ethernet->h_source));
-	if (route->fib.ifindex == packet_ifindex(packet->context))
+	__builtin_memcpy(ethernet->h_dest, hop->destination_mac, sizeof(ethernet->h_dest));
+	__builtin_memcpy(ethernet->h_source, hop->source_mac, sizeof(ethernet->h_source));
+	if (hop->ifindex == packet_ifindex(packet->context))
 		return XDP_TX;
-	return bpf_redirect_map(&xdp_devices, route->fib.ifindex, 0);
+	return bpf_redirect_map(&xdp_devices, hop->ifindex, 0);
+}
+
+static __always_inline int packet_send(struct packet *packet, const struct device *device, const struct route *route)
+{
+	struct hop hop;
+
+	hop_remember(&hop, route);
+	return packet_send_hop(packet, &hop);
 }
 
 #endif

@@ -11,7 +11,7 @@ SEC("tc")
 int pod_egress(struct __sk_buff *context)
 {
 	struct packet packet = { .context = context };
-	struct device *device = device_find(packet_ifindex(context));
+	struct device *device = device_of_packet(context);
 	enum parse_result parsed;
 	struct flow_view view;
 

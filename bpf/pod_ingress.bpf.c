@@ -39,6 +39,8 @@ static __always_inline bool pod_plan_hairpin(struct packet *packet, struct devic
 		count(drop_no_hairpin_address);
 		return flow_end(view, PACKET_DROP);
 	}
+	if (packet->ttl <= 1)
+		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
 	birth->to.source = *source;
 	birth->snat = true;
 	birth->action = FLOW_RETURN;
@@ -90,7 +92,7 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 	case SERVICE_FOUND:
 		break;
 	}
-	if (!address_is_host(&packet->key.tuple.source))
+	if (!tuple_is_of_hosts(&packet->key.tuple))
 		return flow_end(view, PACKET_PASS);
 	if (packet_is_tcp(packet) && !packet_is_syn(packet)) {
 		count(pass_without_flow);
@@ -103,7 +105,7 @@ SEC("tc")
 int pod_ingress(struct __sk_buff *context)
 {
 	struct packet packet = { .context = context };
-	struct device *device = device_find(packet_ifindex(context));
+	struct device *device = device_of_packet(context);
 	enum parse_result parsed;
 	enum flow_result found;
 	struct flow_view view;

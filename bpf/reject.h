@@ -165,6 +165,14 @@ static __always_inline int packet_pass_up(void)
 	return PACKET_PASS;
 }
 
+/* Whom errors come from that the node has to tell: a device without an address speaks as the one asked. */
+static __always_inline struct address router_address(const struct packet *packet, const struct device *device)
+{
+	const struct address *address = device_address(device, packet->ipv6);
+
+	return address_is_zero(address) ? packet->key.tuple.destination : *address;
+}
+
 /* What a router says of a packet it cannot forward (RFC 1812, 4.3.3; RFC 4443, 3.2 and 3.3). */
 static __always_inline int reply_too_big(struct packet *packet, struct device *device, __u32 mtu)
 {
@@ -173,7 +181,7 @@ static __always_inline int reply_too_big(struct packet *packet, struct device *d
 		.code4 = ICMP_FRAG_NEEDED,
 		.type6 = ICMPV6_PKT_TOOBIG,
 		.mtu = mtu,
-		.source = *device_address(device, packet->ipv6),
+		.source = router_address(packet, device),
 	};
 
 	count(icmp_too_big);
@@ -185,7 +193,7 @@ static __always_inline int reply_time_exceeded(struct packet *packet, struct dev
 	struct icmp_error error = {
 		.type4 = ICMP_TIME_EXCEEDED,
 		.type6 = ICMPV6_TIME_EXCEED,
-		.source = *device_address(device, packet->ipv6),
+		.source = router_address(packet, device),
 	};
 
 	count(icmp_time_exceeded);

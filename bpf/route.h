@@ -3,6 +3,7 @@
 #ifndef WEIR_ROUTE_H
 #define WEIR_ROUTE_H
 
+#include "config.h"
 #include "packet.h"
 
 #define ROUTE_AF_INET 2
@@ -86,6 +87,29 @@ static __always_inline enum route_result route_find_back(const struct packet *pa
 	result = route_result_of(
 		bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), BPF_FIB_LOOKUP_OUTPUT));
 	return result == ROUTE_STACK ? route_find(packet, to, route) : result;
+}
+
+/* Whether what is remembered of the next hop is still believed, and the packet fits. */
+static __always_inline bool hop_is_good(const struct hop *hop, const struct packet *packet)
+{
+	__u32 now = bpf_jiffies64();
+
+	return hop->read && now - hop->read < BELIEVE_JIFFIES && packet->length <= hop->mtu;
+}
+
+/* Remembers a route that leads out. Kernels before 5.12 say no MTU, but the length that was asked for. */
+static __always_inline void hop_remember(struct hop *hop, const struct route *route)
+{
+	__u32 now = bpf_jiffies64();
+
+	hop->read = 0;
+	barrier();
+	hop->ifindex = route->fib.ifindex;
+	hop->mtu = route->fib.mtu_result;
+	__builtin_memcpy(hop->destination_mac, route->fib.dmac, sizeof(hop->destination_mac));
+	__builtin_memcpy(hop->source_mac, route->fib.smac, sizeof(hop->source_mac));
+	barrier();
+	hop->read = now | 1; /* never 0 */
 }
 
 #endif

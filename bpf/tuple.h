@@ -5,6 +5,15 @@
 
 #include "address.h"
 
+/*
+ * Whether a flow can be between the two. A NodePort's frontend has the unspecified address, which is nobody's:
+ * a packet sent there is not for it.
+ */
+static __always_inline bool tuple_is_of_hosts(const struct tuple *tuple)
+{
+	return address_is_host(&tuple->source) && address_is_host(&tuple->destination);
+}
+
 /* Whom an answer goes to: the tuple turned around. */
 static __always_inline void tuple_reverse(struct tuple *reverse, const struct tuple *tuple)
 {

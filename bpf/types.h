@@ -150,6 +150,18 @@ enum flow_state {
 } __attribute__((packed));
 
 /*
+ * Where packets of a half that is forwarded at XDP go next, as the routes said at `read`. Kept for a moment
+ * only (route.h): so nobody has to be told when routes, neighbours or MTUs change.
+ */
+struct hop {
+	__u32 read;    /* jiffies, low 32 bits; 0: never */
+	__u32 ifindex; /* of the device to send by */
+	__u16 mtu;
+	__u8 destination_mac[6];
+	__u8 source_mac[6];
+};
+
+/*
  * One half of a flow. The other half's key is the reverse of `to`, and its `to` is the reverse of this
  * half's key: nothing else links them.
  */
@@ -164,7 +176,8 @@ struct flow {
 	enum flow_action action;
 	enum flow_half half;
 	enum flow_state state; /* of this half: each side closes its own */
-	__u8 pad[5];
+	__u8 pad;
+	struct hop hop;
 } __attribute__((aligned(8)));
 
 /* ---- sockets ---- */
@@ -286,7 +299,7 @@ struct sweep_settings {
 /* What the agent keeps for its successor. */
 struct agent_record {
 	__u32 layout_version;
-	__u32 pad;
+	__u32 last_edge_id;	  /* given to a pod edge last: ids go round */
 	__u8 programs_digest[32]; /* of the attached programs and their constants */
 };
 

@@ -18,19 +18,20 @@ type Constants struct {
 	SNATPortMax      uint16
 	JiffiesPerSecond uint32 // CONFIG_HZ
 	CsumIPv6Flag     bool   // the kernel knows BPF_F_IPV6
+	SetRetval        bool   // the kernel has bpf_set_retval
+	SocketHostNetNS  uint64 // cookie of the one network namespace the socket edge serves; 0: all of them
 }
 
 // variables returns the constants under their names in C.
 func (c Constants) variables() map[string]any {
-	flag := uint8(0)
-	if c.CsumIPv6Flag {
-		flag = 1
-	}
+	flag := map[bool]uint8{true: 1}
 	return map[string]any{
 		"snat_port_min":      c.SNATPortMin,
 		"snat_port_max":      c.SNATPortMax,
 		"jiffies_per_second": c.JiffiesPerSecond,
-		"csum_ipv6_flag":     flag,
+		"csum_ipv6_flag":     flag[c.CsumIPv6Flag],
+		"have_set_retval":    flag[c.SetRetval],
+		"socket_host_netns":  c.SocketHostNetNS,
 	}
 }
 
@@ -54,6 +55,18 @@ type Programs struct {
 	SocketGetpeername6 *ebpf.Program `ebpf:"socket_getpeername6"`
 	SocketBind4        *ebpf.Program `ebpf:"socket_bind4"`
 	SocketBind6        *ebpf.Program `ebpf:"socket_bind6"`
+	set                *maps.Set     // what they were loaded over
+	constants          Constants
+
+	// twin loads a program another time: the kernel takes a program only once on a side of a device.
+	twin func(name string) (*ebpf.Program, error)
+}
+
+// newPrograms returns no programs yet, to be loaded over the maps of the set.
+func newPrograms(set *maps.Set, constants Constants) *Programs {
+	p := &Programs{set: set, constants: constants}
+	p.twin = p.loadAgain
+	return p
 }
 
 // objects are the compiled objects, each with its programs.
@@ -67,13 +80,13 @@ func objects() []func() (*ebpf.CollectionSpec, error) {
 // Load loads the programs over the maps of the set. A program that the verifier refuses is an
 // *ebpf.VerifierError in the chain.
 func Load(set *maps.Set, constants Constants) (*Programs, error) {
-	programs := &Programs{}
+	programs := newPrograms(set, constants)
 	for _, read := range objects() {
 		spec, err := read()
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("read a program object: %w", err), programs.Close())
 		}
-		if err := programs.load(spec, set, constants); err != nil {
+		if err := programs.load(spec); err != nil {
 			return nil, errors.Join(err, programs.Close())
 		}
 	}
@@ -81,8 +94,8 @@ func Load(set *maps.Set, constants Constants) (*Programs, error) {
 }
 
 // load loads one object and takes its programs.
-func (p *Programs) load(spec *ebpf.CollectionSpec, set *maps.Set, constants Constants) error {
-	for name, value := range constants.variables() {
+func (p *Programs) load(spec *ebpf.CollectionSpec) error {
+	for name, value := range p.constants.variables() {
 		variable, ok := spec.Variables[name]
 		if !ok {
 			continue // no program of this object asks for it
@@ -92,7 +105,7 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, set *maps.Set, constants Cons
 		}
 	}
 	replacements := make(map[string]*ebpf.Map)
-	for name, shared := range set.Replacements() {
+	for name, shared := range p.set.Replacements() {
 		if definition, ok := spec.Maps[name]; ok {
 			definition.MaxEntries = shared.MaxEntries()
 			replacements[name] = shared
@@ -115,11 +128,39 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, set *maps.Set, constants Cons
 func (p *Programs) fields(yield func(name string, handle **ebpf.Program) bool) {
 	value := reflect.ValueOf(p).Elem()
 	for i := range value.NumField() {
-		name := value.Type().Field(i).Tag.Get("ebpf")
+		name, ok := value.Type().Field(i).Tag.Lookup("ebpf")
+		if !ok {
+			continue
+		}
 		if !yield(name, value.Field(i).Addr().Interface().(**ebpf.Program)) {
 			return
 		}
 	}
+}
+
+// loadAgain loads a program another time.
+func (p *Programs) loadAgain(name string) (*ebpf.Program, error) {
+	for _, read := range objects() {
+		spec, err := read()
+		if err != nil {
+			return nil, fmt.Errorf("read a program object: %w", err)
+		}
+		if _, has := spec.Programs[name]; !has {
+			continue
+		}
+		again := newPrograms(p.set, p.constants)
+		if err := again.load(spec); err != nil {
+			return nil, err
+		}
+		program := again.ByName()[name]
+		for other, handle := range again.fields {
+			if other == name {
+				*handle = nil
+			}
+		}
+		return program, again.Close()
+	}
+	return nil, fmt.Errorf("no program is called %s", name)
 }
 
 // ByName returns the programs by their names in C.

@@ -1,18 +1,20 @@
 // Package apply makes the maps hold what is desired. It is their only writer. Whatever moment a program
-// looks at, a frontend leads to a table of the service as it was or as it is, whole:
+// looks at, a frontend leads to a table of the service as it was or as it is, whole, for each service is
+// written in this order:
 //
 //  1. backends that are new
 //  2. tables, in free ranges of the arena
-//  3. service records, at free indices, and their names
-//  4. frontends, each replaced by one aligned 64-bit write
+//  3. a service record at a free index, and its name
+//  4. frontends, each replaced as one aligned 64-bit value
 //  5. frontends that are gone
 //
-// What is then named by nothing is given out again after a grace period; backend indices and service ids
-// only after a whole sweep of the flow tables has not met them.
+// What is then named by nothing is given out again after a grace period (maps.Grace); backend indices and
+// service ids only after sweeps of the flow tables have not met them either.
+//
+// A writer that stops at any point leaves maps that a successor understands: see load.
 package apply
 
 import (
-	"errors"
 	"fmt"
 	gomaps "maps"
 	"slices"
@@ -28,57 +30,43 @@ import (
 type Applier struct {
 	set    *maps.Set
 	log    *zap.Logger
-	arena  *maps.Arena
-	kernel *mapsWriter
-	writer writer
+	kernel *kernelWriter
+	write  writer
 	grace  func() error
 
-	mu       sync.Mutex
-	state    *state // nil: to be read back before anything else
-	problems map[compile.ID]compile.Problem
-	unplaced map[compile.ID]compile.Service // for which there was no room; tried again with every change and sweep
+	mu      sync.Mutex
+	state   *state                         // nil: a write has failed, the maps are to be read back
+	wanted  map[compile.ID]compile.Service // all that is desired
+	leftOut map[compile.ID]*shortage       // those of them for which there was no room
+	room    bool                           // has come free since those were tried
 }
 
-// New reads back what the maps hold.
+// New reads back what the maps hold. It writes nothing.
 func New(set *maps.Set, log *zap.Logger) (*Applier, error) {
-	a := &Applier{set: set, log: log, grace: maps.Grace}
-	a.forgetProblems()
-	if err := a.readBack(); err != nil {
-		return nil, err
+	kernel := &kernelWriter{}
+	a := &Applier{
+		set: set, log: log, kernel: kernel, write: kernel, grace: maps.Grace,
+		wanted: map[compile.ID]compile.Service{}, leftOut: map[compile.ID]*shortage{},
 	}
-	return a, nil
+	return a, a.read()
 }
 
-// readBack forgets what it knows and reads the maps.
-func (a *Applier) readBack() error {
+// read takes the state from the maps. What a program may still be using of what they name no more is out of
+// use after the grace period.
+func (a *Applier) read() error {
+	if err := a.grace(); err != nil {
+		return err
+	}
 	arena, err := maps.NewArena(a.set.Slots)
 	if err != nil {
 		return err
 	}
-	restored, err := restore(a.set, arena)
+	loaded, err := load(a.set, arena)
 	if err != nil {
 		return fmt.Errorf("read back the maps: %w", err)
 	}
-	a.arena, a.state = arena, restored
-	if a.kernel == nil {
-		a.kernel = &mapsWriter{set: a.set}
-		a.writer = a.kernel
-	}
-	a.kernel.arena = arena
+	a.state, a.kernel.arena = loaded, arena
 	return nil
-}
-
-func (a *Applier) forgetProblems() {
-	a.problems = make(map[compile.ID]compile.Problem)
-	a.unplaced = make(map[compile.ID]compile.Service)
-}
-
-// ready reads the maps back where a failed write has left them unknown.
-func (a *Applier) ready() error {
-	if a.state != nil {
-		return nil
-	}
-	return a.readBack()
 }
 
 // Writes returns how many elements and tables have been written or deleted since New.
@@ -88,120 +76,83 @@ func (a *Applier) Writes() uint64 { return a.kernel.writes.Load() }
 func (a *Applier) Arena() maps.ArenaUse {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.arena.Use()
+	if a.state == nil {
+		return maps.ArenaUse{}
+	}
+	return a.state.arena.Use()
 }
 
-// Sync makes the maps hold these services and no others. Where they do already, nothing is written.
+// Problems returns what stands in the way of services now. A sweep may have made room since the last change.
+func (a *Applier) Problems() []compile.Problem {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.problems()
+}
+
+func (a *Applier) problems() []compile.Problem {
+	var problems []compile.Problem
+	for _, id := range slices.SortedFunc(gomaps.Keys(a.leftOut), compile.ID.Compare) {
+		problems = append(problems, a.leftOut[id].problem(id, a.state.services[id] != nil))
+	}
+	return problems
+}
+
+// Sync makes the maps hold these services and no others. Where they do already, nothing is written. The
+// problems are all that stand afterwards; after an error Sync or Apply is to be called again.
 func (a *Applier) Sync(all []compile.Service) ([]compile.Problem, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.ready(); err != nil {
-		return nil, err
-	}
-	wanted := make(map[compile.ID]struct{}, len(all))
-	for _, desired := range all {
-		wanted[desired.ID] = struct{}{}
-	}
-	var removed []compile.ID
-	for id := range a.state.services {
-		if _, keep := wanted[id]; !keep {
-			removed = append(removed, id)
-		}
-	}
-	a.forgetProblems()
-	return a.commit(all, removed, a.strayFrontends(all))
-}
-
-// strayFrontends returns frontends that belong to no service, left by a predecessor, and are not desired.
-func (a *Applier) strayFrontends(all []compile.Service) []maps.FrontendKey {
-	desired := make(map[maps.FrontendKey]struct{})
+	a.wanted = make(map[compile.ID]compile.Service, len(all))
 	for _, want := range all {
-		for _, key := range frontendKeys(want) {
-			desired[key] = struct{}{}
-		}
+		a.wanted[want.ID] = want
 	}
-	var stray []maps.FrontendKey
-	for key, owner := range a.state.owners {
-		if _, keep := desired[key]; owner == nil && !keep {
-			stray = append(stray, key)
-		}
-	}
-	return stray
+	return a.try(a.convergeAll)
 }
 
-// Apply writes changed services and takes out removed ones. Either may already be as they should.
+// Apply writes changed services and takes out removed ones. Either may already be as they should. The cost
+// depends on them alone. Problems and errors are as with Sync.
 func (a *Applier) Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.ready(); err != nil {
-		return nil, err
+	for _, want := range changed {
+		a.wanted[want.ID] = want
 	}
-	return a.commit(changed, removed, nil)
-}
-
-// commit plans and makes the writes. A service for which there is no room stays as it was.
-func (a *Applier) commit(changed []compile.Service, removed []compile.ID,
-	stray []maps.FrontendKey,
-) ([]compile.Problem, error) {
-	plan := newPlan(a.state)
-	plan.drop(stray)
 	for _, id := range removed {
-		a.settleProblem(id)
-		plan.remove(id)
+		delete(a.wanted, id)
 	}
-	a.planAll(plan, changed)
-	a.planAll(plan, a.takeUnplaced(changed))
-	if err := plan.write(a.writer, a.set); err != nil {
-		a.state = nil // how far it went is known to the maps alone
+	if a.state == nil {
+		return a.try(a.convergeAll)
+	}
+	return a.try(func() error { return a.converge(changed, removed) })
+}
+
+// try does work that writes. When it fails only the maps know how far it got.
+func (a *Applier) try(work func() error) ([]compile.Problem, error) {
+	if a.state == nil {
+		if err := a.read(); err != nil {
+			return nil, err
+		}
+	}
+	if err := work(); err != nil {
+		a.state = nil
 		return nil, err
 	}
-	a.state.retired.take(&a.state.retiring)
-	return slices.Collect(gomaps.Values(a.problems)), nil
+	return a.problems(), nil
 }
 
-func (a *Applier) settleProblem(id compile.ID) {
-	delete(a.problems, id)
-	delete(a.unplaced, id)
-}
-
-// takeUnplaced returns the services without room that this change does not bring anyway.
-func (a *Applier) takeUnplaced(changed []compile.Service) []compile.Service {
-	if len(a.unplaced) == 0 {
-		return nil
-	}
-	brought := make(map[compile.ID]struct{}, len(changed))
-	for _, desired := range changed {
-		brought[desired.ID] = struct{}{}
-	}
-	var again []compile.Service
-	for id, desired := range a.unplaced {
-		if _, tried := brought[id]; !tried {
-			again = append(again, desired)
+// convergeAll makes the maps hold all that is desired and nothing else.
+func (a *Applier) convergeAll() error {
+	clear(a.leftOut)
+	changed := slices.SortedFunc(gomaps.Values(a.wanted), func(x, y compile.Service) int { return x.ID.Compare(y.ID) })
+	var removed []compile.ID
+	for id := range a.state.services {
+		if _, keep := a.wanted[id]; !keep {
+			removed = append(removed, id)
 		}
 	}
-	return again
-}
-
-// planAll plans every changed service. Room may come from what was retired before: it is settled once at most.
-func (a *Applier) planAll(plan *plan, changed []compile.Service) {
-	settled := false
-	for _, desired := range changed {
-		a.settleProblem(desired.ID)
-		err := plan.put(desired)
-		if errors.Is(err, errNoRoom) && !settled {
-			settled = true
-			if settleErr := a.settleRetired(); settleErr != nil {
-				a.log.Warn("give back what is out of use", zap.Error(settleErr))
-			}
-			err = plan.put(desired)
-		}
-		if err != nil {
-			a.unplaced[desired.ID] = desired
-			a.problems[desired.ID] = compile.Problem{
-				Object:  "Service " + desired.ID.Namespace + "/" + desired.ID.Name,
-				Reason:  "NoRoom",
-				Message: fmt.Sprintf("%s is not programmed: %v", desired.ID, err),
-			}
-		}
+	slices.SortFunc(removed, compile.ID.Compare)
+	if err := a.converge(changed, removed); err != nil {
+		return err
 	}
+	return a.clearStrays()
 }

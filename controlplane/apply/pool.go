@@ -9,7 +9,7 @@ type pool struct {
 
 // newPool returns a pool of the indices below limit that are not in use.
 func newPool[V any](limit uint32, used map[uint32]V) pool {
-	p := pool{next: 1, limit: limit}
+	p := pool{next: 1, limit: max(limit, 1)}
 	for index := range used {
 		p.next = max(p.next, index+1)
 	}
@@ -21,18 +21,21 @@ func newPool[V any](limit uint32, used map[uint32]V) pool {
 	return p
 }
 
-// take returns a free index. False: there is none.
-func (p *pool) take() (uint32, bool) {
+// size returns how many indices there are, free or not.
+func (p *pool) size() int { return int(p.limit) - 1 }
+
+// room returns how many indices are free.
+func (p *pool) room() int { return len(p.free) + int(p.limit-p.next) }
+
+// take returns a free index; there must be one.
+func (p *pool) take() uint32 {
 	if last := len(p.free) - 1; last >= 0 {
 		index := p.free[last]
 		p.free = p.free[:last]
-		return index, true
-	}
-	if p.next >= p.limit {
-		return 0, false
+		return index
 	}
 	p.next++
-	return p.next - 1, true
+	return p.next - 1
 }
 
 // put gives an index back.

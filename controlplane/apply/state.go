@@ -1,12 +1,66 @@
 package apply
 
 import (
-	"hash/fnv"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/maps"
 )
+
+// state is what the maps hold, as read back at the start and followed since.
+type state struct {
+	services  map[compile.ID]*service      // that have a record
+	departed  map[compile.ID]*service      // removed; flows may still name their ids
+	backends  map[backendKey]*backend      // that are listed, or have a record
+	frontends map[maps.FrontendKey]*record // nil: it names no record
+	listings  map[compile.ID][]listing     // what the desired services say of their backends
+	strays    []*service                   // with frontends, but of no name that can be read
+	leftovers []uint32                     // record indices whose names say nothing
+
+	arena          *maps.Arena
+	records        pool
+	generations    []uint32 // by record index: the last that was given
+	ids            pool
+	backendIndices pool
+	generation     uint32 // of backends: the last that was given
+	frontendLimit  int
+
+	retired  []retiree  // named by nothing as of the writes made; may be in use by running programs
+	releases uint64     // how often some of them have been given back
+	awaiting []*leaving // a grace period later: flows may still name them
+}
+
+// service is one ID.
+type service struct {
+	name      compile.ID
+	id        uint32    // of its flows and counters; 0: it has none
+	named     uint32    // the record index that its name is kept under; 0: none
+	current   *record   // nil: it has departed
+	others    []*record // that frontends name too: a predecessor was interrupted
+	frontends map[maps.FrontendKey]struct{}
+	leaving   *leaving
+}
+
+// record is an element of map services.
+type record struct {
+	index     uint32
+	value     maps.Service
+	service   *service
+	inside    *table
+	outside   *table
+	frontends int // that name it
+}
+
+// table is a selection table.
+type table struct {
+	at       maps.SlotRange
+	maglev   bool
+	backends []*backend // each once; in the order of the slots, or for Maglev of the addresses
+	records  int        // that name it
+	damaged  bool       // its slots are not what the backends make
+}
 
 // backendKey is what makes two endpoints the same backend.
 type backendKey struct {
@@ -14,91 +68,178 @@ type backendKey struct {
 	protocol compile.Protocol
 }
 
-// backend is an entry of map backends.
+// compareKeys orders backends by address and port.
+func compareKeys(a, b *backend) int { return a.key.address.Compare(b.key.address) }
+
+// backend is an endpoint, shared by all services that list it.
 type backend struct {
-	key        backendKey
-	index      uint32
-	generation uint32
-	flags      uint32
-	references int // service records whose tables name it
+	key     backendKey
+	index   uint32 // 0: it has no record
+	record  maps.Backend
+	tables  int // that name it
+	leaving *leaving
+
+	listed, local, terminating int // by how many desired services, and as what
 }
 
-func (b *backend) record() maps.Backend {
-	return maps.Backend{
-		Generation: b.generation,
-		Flags:      b.flags,
-		Address:    maps.AddressOf(b.key.address.Addr()),
-		Port:       b.key.address.Port(),
-		Protocol:   uint8(b.key.protocol),
+// listing is what a desired service says of a backend.
+type listing struct {
+	backend            *backend
+	local, terminating bool
+}
+
+// flags are those of the map's record. Services may disagree while their EndpointSlices change: a backend is
+// local if one says so, and terminating if all do.
+func (b *backend) flags() uint32 {
+	flags := uint32(0)
+	if b.local > 0 {
+		flags |= maps.BackendLocal
+	}
+	if b.listed > 0 && b.terminating == b.listed {
+		flags |= maps.BackendTerminating
+	}
+	return flags
+}
+
+// count adds what a service says of its backends, or with -1 takes it back.
+func (b *backend) count(said listing, by int) {
+	b.listed += by
+	if said.local {
+		b.local += by
+	}
+	if said.terminating {
+		b.terminating += by
 	}
 }
 
-// service is what the maps hold for one ID.
-type service struct {
-	id        compile.ID
-	index     uint32       // of its record
-	record    maps.Service // as it stands at the index
-	inside    uint64       // tableHash of each table
-	outside   uint64
-	backends  []*backend // those its tables name, each once
-	frontends map[maps.FrontendKey]struct{}
-}
-
-// tableHash tells tables apart without keeping them.
-func tableHash(table []uint32) uint64 {
-	hash := fnv.New64a()
-	var word [4]byte
-	for _, index := range table {
-		word[0], word[1], word[2], word[3] = byte(index), byte(index>>8), byte(index>>16), byte(index>>24)
-		hash.Write(word[:])
+// list replaces what a service says of its backends; with nil it says nothing. It returns those that
+// this may concern.
+func (s *state) list(id compile.ID, want *compile.Service) []*backend {
+	var concerned []*backend
+	var now []listing
+	if want != nil {
+		now = s.listingsOf(*want)
 	}
-	return hash.Sum64()
+	for _, said := range now {
+		said.backend.count(said, 1)
+		concerned = append(concerned, said.backend)
+	}
+	for _, said := range s.listings[id] {
+		said.backend.count(said, -1)
+		concerned = append(concerned, said.backend)
+		s.forget(said.backend)
+	}
+	if len(now) > 0 {
+		s.listings[id] = now
+	} else {
+		delete(s.listings, id)
+	}
+	return concerned
 }
 
-// state is what the maps hold, as read back at the start and followed since.
-type state struct {
-	services   map[compile.ID]*service
-	backends   map[backendKey]*backend
-	owners     map[maps.FrontendKey]*service
-	generation uint32 // the highest given to a record or a backend
-
-	indices        pool // of service records
-	ids            pool // of services
-	backendIndices pool
-	arena          *maps.Arena
-	frontendLimit  uint32 // of map frontends
-
-	retiring retired // will not be named any more once the plan being made is written
-	retired  retired // not named any more, as of the writes made; may still be read
-	awaiting retired // a grace period later: ids and backends that flows may still name
+// listingsOf returns what a service says of its backends, each once.
+func (s *state) listingsOf(want compile.Service) []listing {
+	said := make([]listing, 0, len(want.Inside))
+	at := make(map[*backend]int, len(want.Inside))
+	for _, side := range [][]compile.Backend{want.Inside, want.Outside} {
+		for _, endpoint := range side {
+			b := s.backend(backendKey{endpoint.Address, want.ID.Protocol})
+			i, twice := at[b]
+			if !twice {
+				i = len(said)
+				at[b] = i
+				said = append(said, listing{backend: b, terminating: true})
+			}
+			said[i].local = said[i].local || endpoint.Local
+			said[i].terminating = said[i].terminating && endpoint.Terminating
+		}
+	}
+	return said
 }
 
-// retired is what may be given out again once nobody can be using it.
-type retired struct {
-	records  []uint32
-	tables   []maps.SlotRange
-	ids      []uint32
-	backends []*backend
+// backend returns the backend of a key, which may be new.
+func (s *state) backend(key backendKey) *backend {
+	b := s.backends[key]
+	if b == nil {
+		b = &backend{key: key}
+		s.backends[key] = b
+	}
+	return b
 }
 
-func (r *retired) empty() bool {
-	return len(r.records)+len(r.tables)+len(r.ids)+len(r.backends) == 0
+// forget drops a backend that is neither listed nor in the maps.
+func (s *state) forget(b *backend) {
+	if b.listed == 0 && b.index == 0 && s.backends[b.key] == b {
+		delete(s.backends, b.key)
+	}
 }
 
-// take moves all of other here.
-func (r *retired) take(other *retired) {
-	r.records = append(r.records, other.records...)
-	r.tables = append(r.tables, other.tables...)
-	r.ids = append(r.ids, other.ids...)
-	r.backends = append(r.backends, other.backends...)
-	*other = retired{}
+// backendsOf returns the backends of a list, each once.
+func (s *state) backendsOf(list []compile.Backend, protocol compile.Protocol, maglev bool) []*backend {
+	backends := make([]*backend, 0, len(list))
+	for _, endpoint := range list {
+		backends = append(backends, s.backend(backendKey{endpoint.Address, protocol}))
+	}
+	if maglev {
+		slices.SortFunc(backends, compareKeys)
+	}
+	return slices.Compact(backends) // what is listed is in order of the addresses
 }
 
-// nextGeneration returns a generation that no record has had. 0 says "unused".
-func (s *state) nextGeneration() uint32 {
+// slots returns what the table is made of: backend indices, as a list or as Maglev has it.
+func (t *table) slots() []uint32 {
+	if t.maglev {
+		return t.maglevSlots()
+	}
+	slots := make([]uint32, len(t.backends))
+	for i, b := range t.backends {
+		slots[i] = b.index
+	}
+	return slots
+}
+
+func (t *table) maglevSlots() []uint32 {
+	candidates := make([]maps.Candidate, len(t.backends))
+	for i, b := range t.backends {
+		candidates[i] = maps.Candidate{Address: b.key.address, Weight: 1}
+	}
+	slots := maps.Maglev(candidates)
+	for i, position := range slots {
+		slots[i] = t.backends[position].index
+	}
+	return slots
+}
+
+// size returns how many slots the table takes.
+func (t *table) size() uint32 {
+	if t.maglev {
+		return maps.MaglevSize(len(t.backends))
+	}
+	return uint32(len(t.backends))
+}
+
+// is tells whether the table is the right one for these backends.
+func (t *table) is(maglev bool, backends []*backend) bool {
+	return !t.damaged && (t.maglev == maglev || len(backends) == 0) && slices.Equal(t.backends, backends)
+}
+
+// nextBackendGeneration returns a generation unlike those before. It starts anywhere: those of cleared records are
+// not remembered, and 0 says "unused".
+func (s *state) nextBackendGeneration() uint32 {
+	for s.generation == 0 {
+		s.generation = rand.Uint32()
+	}
+	generation := s.generation
 	s.generation++
-	if s.generation == 0 {
-		s.generation++
+	return generation
+}
+
+// nextRecordGeneration returns the generation that follows at an index: no frontend that names an earlier
+// record there fits the new one.
+func (s *state) nextRecordGeneration(index uint32) uint32 {
+	s.generations[index]++
+	if s.generations[index] == 0 {
+		s.generations[index] = 1
 	}
-	return s.generation
+	return s.generations[index]
 }

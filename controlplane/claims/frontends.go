@@ -103,7 +103,7 @@ func withheld(of frontend, kind compile.FrontendKind, owner, loser compile.ID) c
 	return compile.Problem{
 		Object:  "Service " + loser.Namespace + "/" + loser.Name,
 		Reason:  "FrontendTaken",
-		Message: fmt.Sprintf("%s belongs to the older Service %s/%s: change one of them", where, owner.Namespace, owner.Name),
+		Message: fmt.Sprintf("%s belongs to Service %s/%s, which came first: change one of them", where, owner.Namespace, owner.Name),
 	}
 }
 

@@ -120,7 +120,7 @@ func TestNodePortProblem(t *testing.T) {
 		s.Frontends[0].Kind = compile.NodePort
 		f.Set(s)
 	}
-	const want = "NodePort 30080/TCP belongs to the older Service default/a: change one of them"
+	const want = "NodePort 30080/TCP belongs to Service default/a, which came first: change one of them"
 	if problems := f.Problems(); len(problems) != 1 || problems[0].Message != want {
 		t.Errorf("problems are %v", problems)
 	}

@@ -59,6 +59,7 @@ func Compile(in Input) Result {
 
 	result := Result{Endpoints: table.addresses}
 	for _, port := range readPorts(in.Service, problems) {
+		table.expect(port, problems)
 		for _, family := range []Family{IPv4, IPv6} {
 			if addresses[family].clusterIP.IsValid() {
 				result.Services = append(result.Services, compilePort(in, port, addresses[family], policy, table)...)

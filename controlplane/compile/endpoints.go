@@ -31,12 +31,13 @@ type endpoint struct {
 // endpointTable holds the endpoints of a Service, of each port sorted by address and free of duplicates.
 type endpointTable struct {
 	endpoints map[portKey][]endpoint
-	addresses []netip.Addr // all that were named, sorted
+	ports     map[portIdentity]bool // those that some slice has, whatever its family
+	addresses []netip.Addr          // all that were named, sorted
 }
 
 // collectEndpoints reads all slices of a Service (rules E01 to E09).
 func collectEndpoints(in Input, problems *problems) *endpointTable {
-	table := &endpointTable{endpoints: map[portKey][]endpoint{}}
+	table := &endpointTable{endpoints: map[portKey][]endpoint{}, ports: map[portIdentity]bool{}}
 	for _, slice := range sorted(in.Slices) {
 		reader := sliceReader{in: in, slice: slice, table: table}
 		reader.read()
@@ -48,6 +49,14 @@ func collectEndpoints(in Input, problems *problems) *endpointTable {
 	slices.SortFunc(table.addresses, netip.Addr.Compare)
 	table.addresses = slices.Compact(table.addresses)
 	return table
+}
+
+// expect reports a port that no slice has although they have others: its name is misspelt on one side.
+func (t *endpointTable) expect(port servicePort, problems *problems) {
+	if len(t.ports) > 0 && !t.ports[portIdentity{port.name, port.protocol}] {
+		problems.add("EndpointPortMissing", "no EndpointSlice has a port named %q with protocol %s: port %d has no endpoints; the names must agree",
+			port.name, port.protocol, port.port)
+	}
 }
 
 // sorted returns slices in order of their names, so that problems come in a stable order.
@@ -132,7 +141,7 @@ func (r *sliceReader) readEndpoints() []endpoint {
 	for i := range r.slice.Endpoints {
 		source := &r.slice.Endpoints[i]
 		if len(source.Addresses) == 0 {
-			r.refuse("endpoint without an address", fmt.Sprintf("number %d", i+1))
+			r.refuse("it has no address", fmt.Sprintf("endpoint %d of the slice", i+1))
 			continue
 		}
 		address, usable := r.readAddress(source.Addresses[0]) // rule E02
@@ -148,11 +157,11 @@ func (r *sliceReader) readAddress(text string) (address netip.Addr, usable bool)
 	address, valid := parseAddress(text)
 	switch why := special(address); {
 	case !valid:
-		r.refuse("not an IP address", fmt.Sprintf("%q", text))
+		r.refuse("not an IP address", fmt.Sprintf("endpoint %q", text))
 	case familyOf(address) != r.family:
-		r.refuse(fmt.Sprintf("not an %s address, as the slice's addressType says", r.family), text)
+		r.refuse(fmt.Sprintf("not an %s address, as the slice's addressType says", r.family), "endpoint "+text)
 	case why != "":
-		r.refuse("a "+why+" address, which cannot be a backend's", text)
+		r.refuse(why+" addresses cannot be a backend's", "endpoint "+text)
 	default:
 		return address, true
 	}
@@ -182,10 +191,11 @@ func (r *sliceReader) addPort(port discoveryv1.EndpointPort, endpoints []endpoin
 	if !usable {
 		return
 	}
+	r.table.ports[portIdentity{key.name, key.protocol}] = true
 	for _, e := range endpoints {
 		e.address = netip.AddrPortFrom(e.address.Addr(), number)
 		if owner, taken := r.takenBy(e.address, key.protocol); taken {
-			r.refuse("an address of Service "+owner+"; name the pods instead", e.address.String())
+			r.refuse("an address of Service "+owner+", where no backend is; name its pods instead", "endpoint "+e.address.String())
 			continue
 		}
 		r.table.endpoints[key] = append(r.table.endpoints[key], e)
@@ -199,12 +209,12 @@ func (r *sliceReader) readPort(port discoveryv1.EndpointPort) (key portKey, numb
 		key.protocol = parseProtocol(string(*port.Protocol))
 	}
 	if port.Name == nil || key.protocol == 0 {
-		r.refuse("a port without a name or of an unknown protocol", "a port")
+		r.refuse("it needs a name, and the protocol TCP, UDP or SCTP", "a port of the slice")
 		return key, 0, false
 	}
 	key.name = *port.Name
 	if port.Port == nil || *port.Port < 1 || *port.Port > 65535 {
-		r.refuse("a port without a number between 1 and 65535", fmt.Sprintf("port %q", key.name))
+		r.refuse("it needs a number between 1 and 65535", fmt.Sprintf("port %q", key.name))
 		return key, 0, false
 	}
 	return key, uint16(*port.Port), true
@@ -238,7 +248,7 @@ func (r *sliceReader) report(problems *problems) {
 		if refusal.count > 1 {
 			others = fmt.Sprintf(" (and %d more)", refusal.count-1)
 		}
-		problems.addTo(sliceObject(r.slice), "EndpointRefused", "%s%s is not used: it is %s", refusal.first, others, refusal.why)
+		problems.addTo(sliceObject(r.slice), "EndpointRefused", "%s refused%s: %s", refusal.first, others, refusal.why)
 	}
 }
 

@@ -48,20 +48,25 @@ type servicePort struct {
 	nodePort uint16 // 0 if it has none (rule N01)
 }
 
-// readPorts returns the ports that can be served. Name and protocol make a port's identity (rule S08).
+// portIdentity is what a port is known by (rule S08).
+type portIdentity struct {
+	name     string
+	protocol Protocol
+}
+
+// readPorts returns the ports that can be served.
 func readPorts(service *corev1.Service, problems *problems) []servicePort {
-	type identity struct {
-		name     string
-		protocol Protocol
+	if len(service.Spec.Ports) == 0 {
+		problems.add("PortRefused", "spec.ports is empty, so nothing is served")
 	}
-	seen := map[identity]bool{}
+	seen := map[portIdentity]bool{}
 	var ports []servicePort
 	for _, p := range service.Spec.Ports {
 		port, usable := readPort(service.Spec.Type, p, problems)
 		if !usable {
 			continue
 		}
-		id := identity{port.name, port.protocol}
+		id := portIdentity{port.name, port.protocol}
 		if seen[id] {
 			problems.add("PortRefused", "two ports are named %q with protocol %s: the first is served; give the other a name of its own", port.name, port.protocol)
 			continue
@@ -190,9 +195,6 @@ func collectAddresses(service *corev1.Service, problems *problems) map[Family]*a
 
 // collectLoadBalancer adds the addresses of the load balancer that are not a proxy's (rules L01 to L04).
 func collectLoadBalancer(service *corev1.Service, all map[Family]*addresses, problems *problems) {
-	if service.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return
-	}
 	ranges := readSourceRanges(service)
 	for _, ingress := range service.Status.LoadBalancer.Ingress {
 		if ingress.IP == "" || ingress.IPMode != nil && *ingress.IPMode != corev1.LoadBalancerIPModeVIP {

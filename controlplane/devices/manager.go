@@ -5,14 +5,22 @@ package devices
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net/netip"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/loader"
-	"github.com/weir-lb/weir/maps"
+	weirmaps "github.com/weir-lb/weir/maps"
 )
 
 // Attacher puts programs on devices; a *loader.Attacher does.
@@ -25,54 +33,253 @@ type Attacher interface {
 
 // Options are what a Manager works with.
 type Options struct {
-	Set      *maps.Set
+	Set      *weirmaps.Set
 	Attacher Attacher
 
 	// Patterns are the devices of the node edge, as the operator names them: "eth0", "bond*". None: they are
 	// found by what they are.
 	Patterns []string
 
-	// NodePorts are the addresses on which NodePorts answer (rule N02). The zero one is: all of the node.
-	NodePorts NodePortAddresses
+	NodePorts NodePortAddresses // on which NodePorts answer (rule N02)
 
 	Log *zap.Logger
 
-	// Changed is called by Run after devices, attachments or problems have changed. It must be quick. May be nil.
+	// Changed is called by Run after devices, attachments or problems may have changed. It must be quick. May be nil.
 	Changed func()
-}
-
-// NodePortAddresses is what --nodeport-addresses asks for.
-type NodePortAddresses struct {
-	Primary  bool // the node's first address of each family in Node.status
-	Prefixes []netip.Prefix
-}
-
-// ParseNodePortAddresses reads a list of prefixes, or "primary" alone (rule N02).
-func ParseNodePortAddresses(texts []string) (NodePortAddresses, error) {
-	return NodePortAddresses{}, errors.ErrUnsupported
 }
 
 // Manager follows the devices of one network namespace.
 type Manager struct {
 	options Options
+	socket  *nl.NetlinkSocket
+	ready   chan struct{}
+
+	// Owned by New and Run.
+	state    state
+	records  *records
+	attached map[int]loader.Device // as the attacher was told last
+	failed   map[int]error         // to be tried again
+	retryAt  time.Time
+	backoff  wait.Backoff
+	wanted   wishes // as of the last round
+
+	mu       sync.Mutex
+	wishes   wishes
+	wished   chan struct{} // holds a token while wishes are new
+	problems []compile.Problem
+}
+
+// wishes is what the agent has said last.
+type wishes struct {
+	primary  []netip.Addr
+	backends []netip.Addr
 }
 
 // New looks at all devices of the calling thread's network namespace and subscribes to their changes. It fails if
 // the operator names devices and none of them is there.
-func New(options Options) (*Manager, error) { return &Manager{options: options}, nil }
+func New(options Options) (*Manager, error) {
+	for _, pattern := range options.Patterns {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return nil, fmt.Errorf("--devices: %q is no pattern like eth0 or bond*", pattern)
+		}
+	}
+	records, last, err := readRecords(options.Set)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		options: options, ready: make(chan struct{}), wished: make(chan struct{}, 1),
+		state:    state{devices: map[int]*device{}, edges: newEdges(last)},
+		records:  records,
+		attached: map[int]loader.Device{}, failed: map[int]error{}, backoff: freshBackoff(),
+	}
+	if m.socket, err = subscribe(); err != nil {
+		return nil, err
+	}
+	if err := m.state.readAll(); err != nil {
+		m.socket.Close()
+		return nil, err
+	}
+	if err := m.checkPatterns(); err != nil {
+		m.socket.Close()
+		return nil, err
+	}
+	m.restoreEdges()
+	return m, nil
+}
 
-// Run brings maps and programs up to date, and keeps them so until the context ends. It must run in the network
-// namespace that New was called in.
-func (m *Manager) Run(ctx context.Context) error { return errors.ErrUnsupported }
+// freshBackoff is how long what failed waits for its next try, unless its device changes before.
+func freshBackoff() wait.Backoff {
+	return wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 20, Cap: 30 * time.Second}
+}
+
+// checkPatterns refuses to start where nothing is there of what the operator names.
+func (m *Manager) checkPatterns() error {
+	if len(m.options.Patterns) == 0 || len(m.unmatched()) < len(m.options.Patterns) {
+		return nil
+	}
+	var names []string
+	for _, d := range inOrder(m.state.devices) {
+		if !d.loopback {
+			names = append(names, d.name)
+		}
+	}
+	return fmt.Errorf("--devices %s: there is no such device; choose from %s",
+		strings.Join(m.options.Patterns, ","), strings.Join(names, ", "))
+}
+
+// unmatched returns the patterns that no device matches.
+func (m *Manager) unmatched() []string {
+	return slices.DeleteFunc(slices.Clone(m.options.Patterns), func(pattern string) bool {
+		for _, d := range m.state.devices {
+			if matches(d, pattern) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// restoreEdges keeps the ids of the pod edges that a predecessor has left. An entry whose device has no programs is
+// of a device that is gone, and whose index another one has.
+func (m *Manager) restoreEdges() {
+	for _, d := range inOrder(m.state.devices) {
+		held, known := m.records.devices[uint32(d.index)]
+		if known && held.Edge == weirmaps.EdgePod && d.leadsAway() && m.options.Attacher.Known(d.index) {
+			m.state.edges.restore(d.index, d.namespace, held.EdgeId)
+		}
+	}
+}
 
 // Ready is closed when Run has dealt with all devices that were there at the start.
-func (m *Manager) Ready() <-chan struct{} { return nil }
+func (m *Manager) Ready() <-chan struct{} { return m.ready }
 
 // SetPrimary says what Node.status has as the node's addresses, in its order: NodePortAddresses.Primary needs them.
-func (m *Manager) SetPrimary(addresses []netip.Addr) {}
+func (m *Manager) SetPrimary(addresses []netip.Addr) {
+	m.wish(func(w *wishes) { w.primary = slices.Clone(addresses) })
+}
 
 // SetBackends says where backends are: the next hops toward those on other nodes are kept resolved.
-func (m *Manager) SetBackends(addresses []netip.Addr) {}
+func (m *Manager) SetBackends(addresses []netip.Addr) {
+	m.wish(func(w *wishes) { w.backends = slices.Clone(addresses) })
+}
+
+func (m *Manager) wish(change func(*wishes)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(&m.wishes)
+	select {
+	case m.wished <- struct{}{}:
+	default:
+	}
+}
 
 // Problems lists what is wrong with devices: named but not there, not attached.
-func (m *Manager) Problems() []compile.Problem { return nil }
+func (m *Manager) Problems() []compile.Problem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.problems)
+}
+
+// Run brings maps and programs up to date, and keeps them so until the context ends. It must run in the network
+// namespace that New was called in: one goroutine does all work there.
+func (m *Manager) Run(ctx context.Context) error {
+	defer func() { m.socket.Close() }()
+	if err := m.options.Attacher.Retain(m.indices()); err != nil {
+		m.options.Log.Error("forget devices that are gone", zap.Error(err))
+	}
+	m.converge(m.indices())
+	close(m.ready)
+	notifications := make(chan notification, 1)
+	go receive(ctx, m.socket, notifications)
+	for {
+		var retry <-chan time.Time
+		if len(m.failed) > 0 {
+			retry = time.After(time.Until(m.retryAt))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-retry:
+			m.converge(nil)
+		case <-m.wished:
+			m.converge(nil)
+		case n := <-notifications:
+			touched, err := m.take(n, notifications)
+			if err != nil {
+				return err
+			}
+			m.converge(touched)
+			if n.err != nil {
+				go receive(ctx, m.socket, notifications)
+			}
+		}
+	}
+}
+
+// indices returns the indices of all devices.
+func (m *Manager) indices() []int {
+	var indices []int
+	for _, d := range inOrder(m.state.devices) {
+		indices = append(indices, d.index)
+	}
+	return indices
+}
+
+// notification is what the socket has told, or that it can tell no more.
+type notification struct {
+	messages []syscall.NetlinkMessage
+	err      error
+}
+
+// receive hands on what the socket tells, until it fails or the context ends.
+func receive(ctx context.Context, socket *nl.NetlinkSocket, to chan<- notification) {
+	for {
+		messages, _, err := socket.Receive()
+		select {
+		case <-ctx.Done():
+			return
+		case to <- notification{messages: messages, err: err}:
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// take takes in a notification and those that wait behind it. After an error, which says that some are lost, it looks
+// at everything anew.
+func (m *Manager) take(n notification, more <-chan notification) (touched []int, err error) {
+	for {
+		if n.err != nil {
+			return m.startAnew(n.err)
+		}
+		for _, message := range n.messages {
+			about, err := m.state.apply(message)
+			if err != nil {
+				return m.startAnew(err)
+			}
+			touched = append(touched, about...)
+		}
+		select {
+		case n = <-more:
+		default:
+			return touched, nil
+		}
+	}
+}
+
+// startAnew subscribes again and reads everything. Notifications that the old socket still holds are older than what is
+// read, and must not be taken for newer.
+func (m *Manager) startAnew(why error) (touched []int, err error) {
+	m.options.Log.Warn("device changes were lost: looking at all devices anew", zap.Error(why))
+	m.socket.Close()
+	if m.socket, err = subscribe(); err != nil {
+		return nil, err
+	}
+	before := m.indices()
+	if err := m.state.readAll(); err != nil {
+		return nil, err
+	}
+	return append(before, m.indices()...), nil
+}

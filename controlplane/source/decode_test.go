@@ -10,7 +10,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
+
+	"github.com/weir-lb/weir/controlplane/compile"
 )
+
+// parse returns the objects in a file, and what is wrong with it.
+func parse(content string) (objects []metav1.Object, problems []compile.Problem) {
+	f := file{name: "x.yaml"}
+	places, problems := f.parse([]byte(content))
+	for _, place := range places {
+		objects = append(objects, place.object)
+	}
+	return objects, problems
+}
 
 // TestProblems: what is wrong is told with its place, and stops nothing else.
 func TestProblems(t *testing.T) {
@@ -36,7 +48,7 @@ func TestProblems(t *testing.T) {
 	}
 	for _, test := range tests {
 		content := "# head\n" + good + "---\n" + test.bad + "---\n" + strings.ReplaceAll(good, "good", "good-too")
-		objects, problems := Parse("x.yaml", []byte(content))
+		objects, problems := parse(content)
 		if len(problems) != 1 || !strings.Contains(problems[0].Message, test.want) || problems[0].Object != "File x.yaml" {
 			t.Errorf("%s: problems are %q, want one with %q", test.what, problems, test.want)
 		}
@@ -153,7 +165,7 @@ func TestDefaults(t *testing.T) {
 		},
 	}
 	for _, test := range tests {
-		objects, problems := Parse("x.yaml", []byte(test.manifest))
+		objects, problems := parse(test.manifest)
 		if len(objects) != 1 || len(problems) != 0 {
 			t.Errorf("%s: %v, %v", test.what, objects, problems)
 			continue

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/weir-lb/weir/controlplane/compile"
 )
 
@@ -45,6 +43,7 @@ type file struct {
 	lacking  time.Time // since when it has lacked something that it had
 	patience time.Duration
 	content  []byte // to be saved
+	removed  bool   // what was saved is to go
 }
 
 // touch tells the file of a change.
@@ -164,7 +163,7 @@ func (f *file) accept(found snapshot, objects []located, problems []compile.Prob
 	f.accepted, f.problems, f.read = objects, problems, !found.gone
 	f.lacking, f.arrived, f.patience = time.Time{}, time.Time{}, 0
 	if !hasErrors(problems) {
-		f.content = found.content
+		f.content, f.removed = found.content, found.gone
 	}
 	return changed
 }
@@ -257,16 +256,4 @@ func keysOf(places []located) map[objectKey]bool {
 		keys[keyOf(place.object)] = true
 	}
 	return keys
-}
-
-// Parse returns the objects in a manifest, complete with the API's defaults, and what is wrong with it. It is
-// what a Manifests source makes of a file of that name.
-func Parse(name string, content []byte) ([]metav1.Object, []compile.Problem) {
-	f := file{name: name}
-	places, problems := f.parse(content)
-	objects := make([]metav1.Object, 0, len(places))
-	for _, place := range places {
-		objects = append(objects, place.object)
-	}
-	return objects, problems
 }

@@ -44,6 +44,8 @@ type Manifests struct {
 	// Owned by Run.
 	files     map[string]*file
 	started   time.Time
+	listed    bool      // the directory has been listed; its files may not have been read yet
+	syncFrom  time.Time // not to sync before
 	synced    bool
 	rewatchAt time.Time // zero: the directory is there
 
@@ -104,8 +106,8 @@ func (m *Manifests) watch() error {
 func (m *Manifests) Run(ctx context.Context) error {
 	defer m.watcher.Close()
 	m.started = time.Now()
-	m.list(m.started)
-	m.prune()
+	m.rewatchAt = m.started
+	m.rewatch(m.started)
 	for {
 		m.lookAtAll(time.Now())
 		timer := time.NewTimer(time.Until(m.nextDue()))
@@ -135,7 +137,7 @@ func (m *Manifests) wait(ctx context.Context, timer <-chan time.Time) error {
 			}
 		case err := <-m.watcher.Errors:
 			m.options.Log.Warn("watch manifests directory", zap.Error(err)) // events were lost, most likely
-			m.list(time.Now())
+			m.relist(time.Now())
 			return nil
 		}
 	}
@@ -151,7 +153,7 @@ func (m *Manifests) handle(event fsnotify.Event, now time.Time) (ours bool) {
 	case filepath.Dir(event.Name) != m.directory:
 		return false
 	case name == "..data":
-		m.list(now)
+		m.relist(now)
 	case isManifest(name):
 		m.touch(name, now)
 	default:
@@ -168,23 +170,27 @@ func isManifest(name string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name))
 }
 
-// rewatch watches the directory anew if it went away, or may have become another.
+// rewatch watches and lists the directory anew if that is due: at the start, and when the directory went
+// away or may have become another.
 func (m *Manifests) rewatch(now time.Time) {
 	if m.rewatchAt.IsZero() || now.Before(m.rewatchAt) {
 		return
 	}
-	if err := m.watch(); err != nil {
+	m.bePatient(settleEmpty) // it may have been made anew, and not be filled yet
+	err := m.watch()
+	if err == nil {
+		err = m.list(now)
+	}
+	if err != nil {
 		if m.setProblems("", []compile.Problem{m.directoryMissing(err)}) {
 			m.options.Log.Error("manifests directory is missing", zap.Error(err))
 		}
 		m.rewatchAt = now.Add(rewatchAfter)
-		m.bePatient(settleEmpty)
+		m.syncFrom = m.rewatchAt.Add(settleEmpty) // to be filled, as above
 		return
 	}
 	m.rewatchAt = time.Time{}
 	m.setProblems("", nil)
-	m.bePatient(settleEmpty) // it may have been made anew, and not be filled yet
-	m.list(now)
 }
 
 func (m *Manifests) directoryMissing(err error) compile.Problem {
@@ -201,12 +207,18 @@ func (m *Manifests) bePatient(patience time.Duration) {
 	}
 }
 
+// relist lists the directory where changes may have gone unseen.
+func (m *Manifests) relist(now time.Time) {
+	if err := m.list(now); err != nil {
+		m.rewatchAt = now
+	}
+}
+
 // list touches every file that there is, and every one that there was.
-func (m *Manifests) list(now time.Time) {
+func (m *Manifests) list(now time.Time) error {
 	entries, err := os.ReadDir(m.directory)
 	if err != nil {
-		m.rewatchAt = now.Add(lookAgainMost)
-		return
+		return fmt.Errorf("list manifests: %w", err)
 	}
 	for name := range m.files {
 		m.touch(name, now)
@@ -216,6 +228,11 @@ func (m *Manifests) list(now time.Time) {
 			m.touch(entry.Name(), now)
 		}
 	}
+	if !m.listed {
+		m.listed = true
+		m.prune()
+	}
+	return nil
 }
 
 // touch notes that a file may have changed.
@@ -240,7 +257,7 @@ func (m *Manifests) lookAtAll(now time.Time) {
 		}
 		waiting = waiting || !f.due.IsZero()
 	}
-	if m.synced || waiting && now.Sub(m.started) < listingMost {
+	if m.synced || !m.listed || now.Before(m.syncFrom) || waiting && now.Sub(m.started) < listingMost {
 		return
 	}
 	for _, f := range m.files {
@@ -298,6 +315,9 @@ func (m *Manifests) setProblems(name string, problems []compile.Problem) (change
 // nextDue returns when there is something to do without being told.
 func (m *Manifests) nextDue() time.Time {
 	next := m.rewatchAt
+	if now := time.Now(); next.IsZero() && !m.synced && now.Before(m.syncFrom) {
+		next = m.syncFrom
+	}
 	for _, f := range m.files {
 		if !f.due.IsZero() && (next.IsZero() || f.due.Before(next)) {
 			next = f.due

@@ -19,10 +19,10 @@ func (m *Manifests) keep(f *file) {
 	switch {
 	case f.content != nil:
 		err = replaceFile(f.saved, f.content)
-	case f.due.IsZero() && !f.read:
+	case f.removed:
 		err = removeFile(f.saved)
 	}
-	f.content = nil
+	f.content, f.removed = nil, false
 	if err != nil {
 		m.options.Log.Warn("save manifest", zap.String("file", f.path), zap.Error(err))
 	}

@@ -3,6 +3,7 @@ package source
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -173,6 +174,21 @@ func (t *table) servedBySlices() map[store.Key]bool {
 		}
 	}
 	return served
+}
+
+// Parse returns the objects that a directory with these files has for the store, and what is wrong with the
+// files. It is what a Manifests source makes of them, without the directory.
+func Parse(files map[string][]byte) (store.Batch, []compile.Problem) {
+	var places []located
+	var problems []compile.Problem
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		f := file{name: name}
+		more, wrong := f.parse(files[name])
+		places, problems = append(places, more...), append(problems, wrong...)
+	}
+	table := newTable()
+	batch := table.replace(nil, places, time.Time{})
+	return batch, append(problems, table.problems()...)
 }
 
 // String says where an object stands.

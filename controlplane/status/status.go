@@ -29,6 +29,7 @@ type Snapshot struct {
 	Written     time.Time    `json:"written"` // when the file was
 	SNATPorts   PortRange    `json:"snatPorts"`
 	Attachments []Attachment `json:"attachments"`
+	Changes     Changes      `json:"changes"`
 	Sync        Sync         `json:"sync"`
 	Problems    []Problem    `json:"problems"`
 	Errors      []Error      `json:"errors"` // the last ones, oldest first
@@ -56,15 +57,24 @@ type Attachment struct {
 	Reasons []string `json:"reasons,omitempty"` // why not otherwise: "no native XDP: the driver has none"
 }
 
+// Changes counts what this agent has done to programs on devices. Where it found everything as it should be, nothing.
+type Changes struct {
+	Attached int `json:"attached"`
+	Updated  int `json:"updated"` // replaced in place
+	Moved    int `json:"moved"`   // to the right side of others' programs
+	Detached int `json:"detached"`
+}
+
 // Sync is how the maps relate to what the source wants.
 type Sync struct {
-	Synced    bool          `json:"synced"`                // the maps have held all of a complete listing
+	Synced    bool          `json:"synced"`                // the maps have held all of a complete listing, and the devices their programs
 	Last      time.Time     `json:"last,omitzero"`         // when the maps were last written, or found right
 	Latency   time.Duration `json:"latencyNanoseconds"`    // of that write, from the arrival of its oldest change
 	Waiting   time.Time     `json:"waitingSince,omitzero"` // arrival of the oldest change not in the maps
 	Failures  int           `json:"failures"`              // writes that failed in a row
 	Services  int           `json:"services"`              // that the maps shall hold
 	Frontends int           `json:"frontends"`             // that the maps shall hold
+	Writes    uint64        `json:"writes"`                // elements and tables written by this agent
 }
 
 // Problem is something an object asks for that is not done.

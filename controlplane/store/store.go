@@ -64,6 +64,7 @@ type Store struct {
 
 	dirty      map[Key]time.Time // Services to look at again -> arrival of the oldest change
 	nodesDirty time.Time
+	handed     time.Time // arrival of the oldest change that Next returned, until Next is called again
 	synced     bool
 	started    bool          // Next has returned work once
 	taken      time.Time     // when Next last returned work
@@ -113,6 +114,7 @@ func (s *Store) Synced() {
 // Next waits for work and takes it. The first is everything there is, even if that is nothing: what an
 // earlier agent left may have to go. It returns the context's error when that ends.
 func (s *Store) Next(ctx context.Context) (Work, error) {
+	s.done()
 	for {
 		ready, wait := s.ready()
 		if ready && wait <= 0 {
@@ -142,15 +144,36 @@ func (s *Store) Get(key Key) Item {
 	return s.item(key)
 }
 
-// Oldest returns the arrival of the oldest change that Next has not handed out, or false if there is none.
+// Node returns a node by its name; nil if there is none.
+func (s *Store) Node(name string) *corev1.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nodes[name]
+}
+
+// Oldest returns the arrival of the oldest change that its consumer has not taken note of, or false if
+// there is none: what Next returned counts until Next is called again.
 func (s *Store) Oldest() (arrived time.Time, waiting bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	oldest := earlier(s.handed, s.waiting())
+	return oldest, !oldest.IsZero()
+}
+
+// waiting returns the arrival of the oldest change that waits for Next; zero if there is none.
+func (s *Store) waiting() time.Time {
 	oldest := s.nodesDirty
 	for _, t := range s.dirty {
 		oldest = earlier(oldest, t)
 	}
-	return oldest, !oldest.IsZero()
+	return oldest
+}
+
+// done notes that the consumer has dealt with what it has.
+func (s *Store) done() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handed = time.Time{}
 }
 
 // Problems lists the objects that nothing can be made of: EndpointSlices that name no Service (rule S11).
@@ -298,6 +321,7 @@ func (s *Store) take() Work {
 	if !s.nodesDirty.IsZero() {
 		work.Nodes = s.allNodes()
 	}
+	s.handed = s.waiting()
 	clear(s.dirty)
 	s.nodesDirty = time.Time{}
 	s.taken, s.started = time.Now(), true

@@ -249,6 +249,10 @@ func TestArrival(t *testing.T) {
 		if len(w.Nodes) != 1 || !w.NodesArrived.Equal(first.Add(time.Second)) {
 			t.Errorf("nodes %v arrived at %v", w.Nodes, w.NodesArrived)
 		}
+		if oldest, _ := s.Oldest(); !oldest.Equal(first) {
+			t.Errorf("oldest is %v while the consumer has it, want %v", oldest, first)
+		}
+		expectNothing(t, s)
 		if _, waiting := s.Oldest(); waiting {
 			t.Error("something still waits")
 		}

@@ -17,21 +17,23 @@ import (
 	"github.com/weir-lb/weir/maps"
 )
 
-// Timeouts say how long a flow may be idle.
+// Timeouts say how long a flow may be idle: neither side heard.
 type Timeouts struct {
 	Unanswered time.Duration // no packet from the backend, or none from the client since
 	TCP        time.Duration // established
 	TCPClosing time.Duration // both sides have sent FIN, or one a reset
-	UDP        time.Duration // both sides have been heard
-	Foreign    time.Duration
+	UDP        time.Duration // both sides have been heard; also for foreign flows
+	Foreign    time.Duration // TCP connections of the node itself and of masqueraded pods
 }
 
-// DefaultTimeouts are those that kube-proxy sets for conntrack, and the kernel's where it sets none.
+// DefaultTimeouts are those that kube-proxy sets for conntrack, and the kernel's where it sets none, but for
+// TCPClosing: at the kernel's two minutes, 2,200 connections a second would fill a table of 524,288 halves
+// with closed ones. Half a minute is enough for the peer that has not seen the last acknowledgement.
 func DefaultTimeouts() Timeouts {
 	return Timeouts{
 		Unanswered: 30 * time.Second,
 		TCP:        24 * time.Hour,
-		TCPClosing: 2 * time.Minute,
+		TCPClosing: 30 * time.Second,
 		UDP:        2 * time.Minute,
 		Foreign:    24 * time.Hour,
 	}
@@ -83,28 +85,33 @@ func (s *Sweeper) Run(ctx context.Context) error {
 // Once makes one whole sweep. Embryos come first: a flow moves from there to the flow table, never back, so
 // none is missed.
 func (s *Sweeper) Once(ctx context.Context) error {
+	start := time.Now()
 	sweep, err := s.options.Applier.BeginSweep()
 	if err != nil {
 		return err
 	}
-	s.epoch++
-	if s.epoch == 0 {
-		s.epoch++ // 0 is what was never named
-	}
 	if err := s.configure(); err != nil {
 		return err
 	}
-	if err := walk(ctx, s.options.Embryos, s.options.Set.Embryos); err != nil {
+	embryos, err := walk(ctx, s.options.Embryos, s.options.Set.Embryos)
+	if err != nil {
 		return fmt.Errorf("sweep embryos: %w", err)
 	}
-	if err := walk(ctx, s.options.Flows, s.options.Set.Flows); err != nil {
+	flows, err := walk(ctx, s.options.Flows, s.options.Set.Flows)
+	if err != nil {
 		return fmt.Errorf("sweep flows: %w", err)
 	}
+	s.options.Log.Debug("flow tables swept", zap.Uint32("epoch", s.epoch), zap.Duration("took", time.Since(start)),
+		zap.Int("pieces", embryos.pieces+flows.pieces), zap.Duration("longest", max(embryos.longest, flows.longest)))
 	return s.options.Applier.EndSweep(sweep, s.epoch)
 }
 
-// configure tells the programs the epoch and the timeouts in jiffies.
+// configure begins a new epoch, and tells the programs it and the timeouts in jiffies.
 func (s *Sweeper) configure() error {
+	s.epoch++
+	if s.epoch == 0 {
+		s.epoch++ // 0 is that of what was never named
+	}
 	jiffies := func(d time.Duration) uint32 {
 		return uint32(d * time.Duration(s.options.JiffiesPerSecond) / time.Second)
 	}
@@ -123,28 +130,40 @@ func (s *Sweeper) configure() error {
 	return nil
 }
 
-// walk runs the iterator over the whole map. The program writes a byte for every few thousand elements;
-// reading one byte at a time makes each read a piece of work of that size.
-func walk(ctx context.Context, program *ebpf.Program, table *ebpf.Map) error {
+// work is what a walk took.
+type work struct {
+	pieces  int
+	longest time.Duration // of the pieces: for so long a CPU did nothing else
+}
+
+// walk runs the iterator over a whole table. The program writes a byte for every few thousand elements, and
+// a read ends when its buffer is full: with a buffer of one byte each read is a piece of that size. After each
+// it rests as long as the piece took, so that a sweep takes half a CPU at most.
+func walk(ctx context.Context, program *ebpf.Program, table *ebpf.Map) (done work, err error) {
 	iterator, err := link.AttachIter(link.IterOptions{Program: program, Map: table})
 	if err != nil {
-		return fmt.Errorf("attach the iterator: %w", err)
+		return done, fmt.Errorf("attach the iterator: %w", err)
 	}
-	defer iterator.Close()
+	defer func() { err = errors.Join(err, iterator.Close()) }()
 	pieces, err := iterator.Open()
 	if err != nil {
-		return fmt.Errorf("open the iterator: %w", err)
+		return done, fmt.Errorf("open the iterator: %w", err)
 	}
-	defer pieces.Close()
+	defer func() { err = errors.Join(err, pieces.Close()) }()
 	var piece [1]byte
 	for ctx.Err() == nil {
+		start := time.Now()
 		_, err := pieces.Read(piece[:])
+		took := time.Since(start)
+		done.pieces++
+		done.longest = max(done.longest, took)
 		if errors.Is(err, io.EOF) {
-			return nil
+			return done, nil
 		}
 		if err != nil {
-			return fmt.Errorf("run the iterator: %w", err)
+			return done, fmt.Errorf("run the iterator: %w", err)
 		}
+		time.Sleep(took)
 	}
-	return ctx.Err()
+	return done, ctx.Err()
 }

@@ -18,8 +18,7 @@ var manifests embed.FS
 // dumpLines is how much of a map is printed.
 const dumpLines = 24
 
-const picture = `
-    client             node1: runs weir agent                 node2: a router
+const picture = `    client             node1: runs weir agent                 node2: a router
   192.0.2.10 ───────── 192.0.2.1    198.51.100.1 ───────── 198.51.100.2
                         │     │     │                       │     │
                       web1  web2  toolbox                 web3  web4
@@ -44,6 +43,7 @@ func (s *show) everything() error {
 		show  func() error
 	}{
 		{"The Services: tests/demo/manifests, ordinary Kubernetes YAML", s.services},
+		{"A request: the pod that answered, and the client as it saw it", s.request},
 		{fmt.Sprintf("The traffic: %d requests to each frontend, and who answered them", requests), s.traffic},
 		{"weir status", func() error { return s.print("status") }},
 		{"weir services", func() error { return s.print("services") }},
@@ -94,6 +94,22 @@ func (s *show) services() error {
 		"  shop   a LoadBalancer address, external IPs and a NodePort, asked from outside\n" +
 		"         both over IPv4 and IPv6, with web1 to web4 behind them\n\n")
 	fmt.Printf("  The agent serves them %d ms after we began to look.\n", time.Since(begin).Milliseconds())
+	return nil
+}
+
+// request shows one curl from a pod and one from outside, as they can be typed.
+func (s *show) request() error {
+	for _, from := range []struct {
+		host *lab.Host
+		url  string
+	}{{s.Toolbox, "http://10.96.0.10/"}, {s.Client, "http://203.0.113.20/"}} {
+		fmt.Printf("  # ip netns exec %s curl -s %s\n", from.host.Name, from.url)
+		output, err := from.host.Run("", "curl", "-sS", "--max-time", "5", from.url)
+		if err != nil {
+			return err
+		}
+		fmt.Print(indent(output))
+	}
 	return nil
 }
 

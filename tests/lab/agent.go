@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -73,6 +75,8 @@ func (a *Agent) Start() error {
 	}, a.Args...)
 	process := exec.Command(a.Binary, args...)
 	process.Stdout, process.Stderr = log, log
+	// An interrupt from a terminal is for those who drive the agent.
+	process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := a.lab.Node1.Start(process); err != nil {
 		return err
 	}
@@ -88,8 +92,8 @@ func (a *Agent) Start() error {
 func (a *Agent) Signal(signal os.Signal) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.process == nil {
-		return errors.New("the agent does not run")
+	if err := a.running(); err != nil {
+		return err
 	}
 	if err := a.process.Process.Signal(signal); err != nil {
 		return fmt.Errorf("signal the agent: %w", err)
@@ -119,8 +123,13 @@ func (a *Agent) Kill() error {
 func (a *Agent) Running() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.running()
+}
+
+// running is Running for callers who hold the lock.
+func (a *Agent) running() error {
 	if a.process == nil {
-		return errors.New("the agent was not started")
+		return errors.New("the agent does not run")
 	}
 	select {
 	case err := <-a.ended:
@@ -147,6 +156,27 @@ func (a *Agent) end() error {
 // CLI runs a command of the binary on node1, with the agent's bpffs, and returns what it prints.
 func (a *Agent) CLI(args ...string) (string, error) {
 	return a.lab.Node1.Run("", a.Binary, append(args, "--bpffs", a.BPFFS)...)
+}
+
+// WaitHealthy waits until the agent says that all is well.
+func (a *Agent) WaitHealthy() error {
+	return a.wait(func() error {
+		output, err := a.CLI("status", "-o", "json")
+		if err != nil {
+			return err
+		}
+		var said struct {
+			Healthy bool     `json:"healthy"`
+			Reasons []string `json:"reasons"`
+		}
+		if err := json.Unmarshal([]byte(output), &said); err != nil {
+			return fmt.Errorf("decode what weir status says: %w", err)
+		}
+		if !said.Healthy {
+			return fmt.Errorf("the agent is not healthy: %q", said.Reasons)
+		}
+		return nil
+	})
 }
 
 // Write puts a manifest into the watched directory, whole: the agent never sees half of it.

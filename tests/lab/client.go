@@ -9,7 +9,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -45,7 +44,10 @@ func (h *Host) Dial(protocol compile.Protocol, from, to netip.AddrPort) (*Conn, 
 
 // DialWithin is Dial with a time limit of the caller's.
 func (h *Host) DialWithin(limit time.Duration, protocol compile.Protocol, from, to netip.AddrPort) (*Conn, error) {
-	dialer := net.Dialer{Timeout: limit, Control: shareAddress}
+	dialer := net.Dialer{Timeout: limit}
+	if from.Port() != 0 {
+		dialer.Control = shareAddress
+	}
 	network := "tcp"
 	if from.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(from)
@@ -67,7 +69,8 @@ func (h *Host) DialWithin(limit time.Duration, protocol compile.Protocol, from, 
 	return conn, nil
 }
 
-// shareAddress lets a socket have an address and port that another one has.
+// shareAddress lets a socket have an address and port that another one has. Not for ports of the kernel's choice: it
+// would give two UDP sockets the same.
 func shareAddress(_, _ string, raw syscall.RawConn) error {
 	var option error
 	err := raw.Control(func(fd uintptr) {
@@ -177,27 +180,6 @@ func (h *Host) AskWithin(limit time.Duration, protocol compile.Protocol, from, t
 		return Answer{}, fmt.Errorf("%s asks %s by %s: %w", h.Role, to, protocol, err)
 	}
 	return answer, nil
-}
-
-// Get asks the HTTP server behind an address who it is, on a connection of its own.
-func (h *Host) Get(to netip.AddrPort) (Answer, error) {
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			return h.Dial(compile.TCP, netip.AddrPort{}, to)
-		},
-	}
-	client := &http.Client{Transport: transport, Timeout: requestLimit}
-	response, err := client.Get("http://" + to.String() + "/")
-	if err != nil {
-		return Answer{}, fmt.Errorf("%s: %w", h.Role, err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 2048))
-	if err != nil {
-		return Answer{}, fmt.Errorf("%s gets %s: %w", h.Role, to, err)
-	}
-	return parseAnswer(string(body))
 }
 
 // Exchange sends up bytes and receives down bytes at the same time, and compares both with what the other side

@@ -96,6 +96,9 @@ func newCluster(options lab.Options, args ...string) (*cluster, error) {
 	if err := agent.Start(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	if err := agent.WaitHealthy(); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
 	return &cluster{Lab: l, agent: agent}, nil
 }
 

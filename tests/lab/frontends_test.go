@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/tests/lab"
 )
@@ -132,4 +134,48 @@ func askOn(t *testing.T, conn *lab.Conn) lab.Answer {
 		t.Fatal(err)
 	}
 	return answer
+}
+
+// TestManyConnections holds hundreds of connections of all kinds at once, and uses each again when all are open.
+func TestManyConnections(t *testing.T) {
+	onEachTopology(t, func(t *testing.T, c *cluster) {
+		const each = 50
+		s := c.serve(t, lab.AllKinds, c.Web...)
+		var conns []*lab.Conn
+		for _, family := range families {
+			for _, protocol := range protocols {
+				for _, from := range []*lab.Host{c.Toolbox, c.Client} {
+					for i := range each {
+						to := s.Frontend(c.Lab, frontendKinds[i%len(frontendKinds)], family)
+						conns = append(conns, dial(t, from, protocol, netip.AddrPort{}, to))
+					}
+				}
+			}
+		}
+		before := askAtOnce(t, conns)
+		after := askAtOnce(t, conns)
+		for i := range conns {
+			if before[i].Server != after[i].Server || before[i].Client != after[i].Client {
+				t.Errorf("connection %d: %+v answered, then %+v", i, before[i], after[i])
+			}
+		}
+	})
+}
+
+// askAtOnce asks on every connection at the same time.
+func askAtOnce(t *testing.T, conns []*lab.Conn) []lab.Answer {
+	t.Helper()
+	answers := make([]lab.Answer, len(conns))
+	var group errgroup.Group
+	group.SetLimit(32) // the queues of veths and tuns hold a few hundred packets
+	for i, conn := range conns {
+		group.Go(func() (err error) {
+			answers[i], err = conn.Ask()
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return answers
 }

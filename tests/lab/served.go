@@ -37,9 +37,9 @@ func (a *Agent) lookup(name string, key, value any) error {
 	return m.Lookup(key, value)
 }
 
-// Backends lists where the maps send traffic from inside to a frontend. A NodePort's frontend has an unspecified
-// address. The error is ebpf.ErrKeyNotExist where there is no such frontend.
-func (a *Agent) Backends(frontend netip.AddrPort, protocol compile.Protocol) ([]netip.AddrPort, error) {
+// record reads the service record that a frontend names. A NodePort's frontend has an unspecified address. The error
+// is ebpf.ErrKeyNotExist where there is no such frontend.
+func (a *Agent) record(frontend netip.AddrPort, protocol compile.Protocol) (maps.Service, error) {
 	var (
 		found  maps.Frontend
 		record maps.Service
@@ -47,9 +47,16 @@ func (a *Agent) Backends(frontend netip.AddrPort, protocol compile.Protocol) ([]
 	key := maps.FrontendKey{Port: frontend.Port(), Protocol: uint8(protocol)}
 	key.Address.Bytes = frontend.Addr().As16()
 	if err := a.lookup("frontends", key, &found); err != nil {
-		return nil, err
+		return record, err
 	}
-	if err := a.lookup("services", found.Service, &record); err != nil {
+	return record, a.lookup("services", found.Service, &record)
+}
+
+// Backends lists where the maps send traffic from inside to a frontend. The error is ebpf.ErrKeyNotExist where there
+// is no such frontend.
+func (a *Agent) Backends(frontend netip.AddrPort, protocol compile.Protocol) ([]netip.AddrPort, error) {
+	record, err := a.record(frontend, protocol)
+	if err != nil {
 		return nil, err
 	}
 	var backends []netip.AddrPort
@@ -181,8 +188,26 @@ func (a *Agent) Counters() (maps.PacketCounters, error) {
 	if err := a.lookup("counters", uint32(0), &perCPU); err != nil {
 		return maps.PacketCounters{}, err
 	}
-	var sum maps.PacketCounters
-	fields := reflect.ValueOf(&sum).Elem()
+	return sum(perCPU), nil
+}
+
+// Traffic returns what the programs have counted of the service behind a frontend.
+func (a *Agent) Traffic(frontend netip.AddrPort, protocol compile.Protocol) (maps.Traffic, error) {
+	record, err := a.record(frontend, protocol)
+	if err != nil {
+		return maps.Traffic{}, err
+	}
+	var perCPU []maps.Traffic
+	if err := a.lookup("service_stats", record.Id, &perCPU); err != nil {
+		return maps.Traffic{}, err
+	}
+	return sum(perCPU), nil
+}
+
+// sum adds up a struct of counters over the CPUs.
+func sum[T any](perCPU []T) T {
+	var total T
+	fields := reflect.ValueOf(&total).Elem()
 	for _, cpu := range perCPU {
 		counts := reflect.ValueOf(cpu)
 		for i := range fields.NumField() {
@@ -191,5 +216,5 @@ func (a *Agent) Counters() (maps.PacketCounters, error) {
 			}
 		}
 	}
-	return sum, nil
+	return total
 }

@@ -155,11 +155,6 @@ func (l *Lab) Local() []*Host { return l.Web[:2] }
 // Remote returns the pods of node2, which have servers.
 func (l *Lab) Remote() []*Host { return l.Web[2:] }
 
-// Hosts returns every host of the lab.
-func (l *Lab) Hosts() []*Host {
-	return append([]*Host{l.Client, l.Node1, l.Node2, l.Toolbox}, l.Web...)
-}
-
 // Inner returns node1's address toward node2.
 func (l *Lab) Inner(family compile.Family) netip.Addr {
 	if family == compile.IPv6 {
@@ -186,7 +181,9 @@ func (l *Lab) addHost(role, ipv4, ipv6 string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.onClose(namespace.close)
+	l.onClose(func() error {
+		return errors.Join(endProcesses([]string{filepath.Join(netnsDir, namespace.Name)}), namespace.close())
+	})
 	host := &Host{Namespace: namespace, Role: role}
 	if ipv4 != "" {
 		host.IPv4, host.IPv6 = netip.MustParseAddr(ipv4), netip.MustParseAddr(ipv6)

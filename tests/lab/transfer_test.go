@@ -13,6 +13,9 @@ import (
 // transferSize is what goes each way: thousands of large segments.
 const transferSize = 8 << 20
 
+// ethernetMTU is the largest packet on a wire.
+const ethernetMTU = 1500
+
 // TestTransfer moves bulk data both ways at once through segmentation offload, and compares its digests.
 func TestTransfer(t *testing.T) {
 	onEachTopology(t, func(t *testing.T, c *cluster) {
@@ -28,8 +31,28 @@ func TestTransfer(t *testing.T) {
 					})
 				}
 			}
+			expectLargePackets(t, c, s)
 		}
 	})
+}
+
+// expectLargePackets fails the test unless the programs have seen packets larger than any wire's, both ways: merged
+// ones. Devices without segmentation offload, and veths that have XDP, carry none.
+func expectLargePackets(t *testing.T, c *cluster, s lab.Service) {
+	t.Helper()
+	if c.Options.RealNICs || c.Options.Outside == lab.Tun || c.Options.Nodes == lab.Tun {
+		return
+	}
+	for _, family := range families {
+		seen, err := c.agent.Traffic(s.Frontend(c.Lab, compile.LoadBalancer, family), compile.TCP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		up, down := seen.Bytes/max(seen.Packets, 1), seen.ReplyBytes/max(seen.ReplyPackets, 1)
+		if up < 2*ethernetMTU || down < 2*ethernetMTU {
+			t.Errorf("%s: packets had %d bytes on their way, %d back: offload was not at work", family, up, down)
+		}
+	}
 }
 
 // transfer moves bulk data both ways.

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/weir-lb/weir/controlplane/devices"
+	"github.com/weir-lb/weir/controlplane/status"
+	"github.com/weir-lb/weir/maps"
+)
+
+// agentFlags are the flags of agent, as they were given.
+type agentFlags struct {
+	manifests     string
+	nodeName      string
+	bpffs         string
+	devices       []string
+	xdp           string
+	attachMode    string
+	socketLB      string
+	cgroupRoot    string
+	snatPorts     string
+	nodePorts     []string
+	sizes         maps.Sizes
+	level, format string
+}
+
+// newAgent returns the command that is the daemon.
+func newAgent() *cobra.Command {
+	var flags agentFlags
+	c := &cobra.Command{
+		Use:   "agent --manifests DIR",
+		Short: "Run the agent: keep the maps as the Services are, and the programs attached",
+		Long: `Run the agent of a node: it keeps the maps as the Services are, and the programs attached to the node's and the
+pods' devices. What it leaves behind when it ends goes on forwarding; started again, it takes that up and changes
+nothing that is right. weir cleanup removes everything.`,
+		Args: cobra.NoArgs,
+		RunE: doing(func(c *cobra.Command, _ []string) error {
+			config, err := flags.parse()
+			if err != nil {
+				return err
+			}
+			return runAgent(c.Context(), config)
+		}),
+	}
+	f := c.Flags()
+	f.StringVar(&flags.manifests, "manifests", "", "directory of Kubernetes YAML to serve (Service, EndpointSlice, Endpoints, Node), watched for changes")
+	f.StringVar(&flags.nodeName, "node-name", "", "name of this node in the manifests (default: the host's name)")
+	bpffsFlag(c, &flags.bpffs)
+	f.StringSliceVar(&flags.devices, "devices", nil, "devices that traffic from outside arrives by, like eth0,bond* (default: found by itself)")
+	f.StringVar(&flags.xdp, "xdp", "auto", "auto: where the driver does it without harm; native: where it can; generic; off")
+	f.StringVar(&flags.attachMode, "attach-mode", "auto", "auto: tcx, or clsact before Linux 6.6; tcx; clsact")
+	f.StringVar(&flags.socketLB, "socket-lb", "off", "whose sockets are translated at connect() and send(): all, host (of this network namespace alone) or off")
+	f.StringVar(&flags.cgroupRoot, "cgroup-root", "", "directory of cgroup v2 whose sockets --socket-lb serves (default: where cgroup2 is mounted)")
+	f.StringVar(&flags.snatPorts, "snat-ports", "61000-65535", "source ports for traffic sent on to backends elsewhere")
+	f.StringSliceVar(&flags.nodePorts, "nodeport-addresses", nil, "addresses that NodePorts answer on: prefixes, or primary (default: all of the node)")
+	sizeFlags(c, &flags.sizes)
+	f.StringVar(&flags.level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&flags.format, "log-format", "console", "console or json")
+	return c
+}
+
+// sizeFlags adds the flags for the sizes of the maps that grow with the cluster.
+func sizeFlags(c *cobra.Command, sizes *maps.Sizes) {
+	standard := maps.DefaultSizes()
+	for _, size := range []struct {
+		to       *uint32
+		flag     string
+		standard uint32
+		what     string
+	}{
+		{&sizes.Services, "max-services", standard.Services, "Service ports of one address family"},
+		{&sizes.Frontends, "max-frontends", standard.Frontends, "addresses that clients send to"},
+		{&sizes.Backends, "max-backends", standard.Backends, "endpoints"},
+		{&sizes.SlotBlocks, "max-slot-blocks", standard.SlotBlocks, "blocks of 16 slots for selection tables"},
+		{&sizes.Flows, "max-flows", standard.Flows, "halves of established connections, two for each"},
+		{&sizes.Embryos, "max-embryos", standard.Embryos, "halves of connections not yet established"},
+		{&sizes.Devices, "max-devices", standard.Devices, "devices"},
+	} {
+		c.Flags().Uint32Var(size.to, size.flag, size.standard, "room for that many "+size.what+"; pinned maps keep their size")
+	}
+}
+
+// agentConfig is what an agent works with.
+type agentConfig struct {
+	manifests  string
+	nodeName   string
+	bpffs      string
+	devices    []string
+	xdp        string
+	attachMode string
+	socketLB   string
+	cgroupRoot string
+	snatPorts  status.PortRange
+	nodePorts  devices.NodePortAddresses
+	sizes      maps.Sizes
+	log        *zap.Logger
+}
+
+// parse checks the flags. The error is a usageError.
+func (f agentFlags) parse() (agentConfig, error) {
+	config := agentConfig{
+		manifests: f.manifests, nodeName: f.nodeName, bpffs: f.bpffs, devices: f.devices,
+		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, sizes: f.sizes,
+	}
+	if f.manifests == "" {
+		return config, usagef("nothing says what to serve: name a directory of Kubernetes YAML with --manifests")
+	}
+	if err := oneOf("--xdp", f.xdp, "auto", "native", "generic", "off"); err != nil {
+		return config, err
+	}
+	if err := oneOf("--attach-mode", f.attachMode, "auto", "tcx", "clsact"); err != nil {
+		return config, err
+	}
+	if err := oneOf("--socket-lb", f.socketLB, "all", "host", "off"); err != nil {
+		return config, err
+	}
+	var err error
+	if config.snatPorts, err = parsePortRange(f.snatPorts); err != nil {
+		return config, usagef("--snat-ports: %w", err)
+	}
+	for _, pattern := range f.devices {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			return config, usagef("--devices: %q is not a name or a pattern like bond*", pattern)
+		}
+	}
+	if config.nodePorts, err = devices.ParseNodePortAddresses(f.nodePorts); err != nil {
+		return config, usagef("--nodeport-addresses: %w", err)
+	}
+	config.log, err = newLogger(f.level, f.format)
+	return config, err
+}
+
+// oneOf refuses a flag's value that is none of those.
+func oneOf(flag, value string, values ...string) error {
+	for _, v := range values {
+		if v == value {
+			return nil
+		}
+	}
+	return usagef("%s %q is unknown: use %s", flag, value, strings.Join(values, ", "))
+}
+
+// newLogger returns a log on standard error.
+func newLogger(level, format string) (*zap.Logger, error) {
+	lowest, err := zapcore.ParseLevel(level)
+	if err != nil {
+		return nil, usagef("--log-level %q is unknown: use debug, info, warn or error", level)
+	}
+	if err := oneOf("--log-format", format, "console", "json"); err != nil {
+		return nil, err
+	}
+	config := zap.NewProductionEncoderConfig()
+	config.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	config.EncodeDuration = zapcore.StringDurationEncoder
+	encoder := zapcore.NewJSONEncoder(config)
+	if format == "console" {
+		encoder = zapcore.NewConsoleEncoder(config)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), lowest)), nil
+}
+
+// nodeNameOr returns a name, or the host's where it is empty.
+func nodeNameOr(name string) (string, error) {
+	if name != "" {
+		return name, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("ask for the host's name: %w; name the node with --node-name", err)
+	}
+	return strings.ToLower(host), nil
+}

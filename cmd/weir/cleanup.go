@@ -1,0 +1,54 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weir-lb/weir/controlplane/status"
+	"github.com/weir-lb/weir/loader"
+)
+
+// newCleanup returns the command that leaves no trace.
+func newCleanup() *cobra.Command {
+	var bpffs string
+	c := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Detach and unpin everything, leave no trace; flows end",
+		Long: `Detach the programs from all devices of this network namespace, and unpin programs and maps. Every flow ends.
+An agent must not be running. A bpffs that an agent has mounted stays mounted.`,
+		Args: cobra.NoArgs,
+		RunE: doing(func(c *cobra.Command, _ []string) error {
+			removed, err := cleanup(bpffs)
+			for _, line := range removed {
+				fmt.Fprintln(c.OutOrStdout(), line)
+			}
+			return err
+		}),
+	}
+	bpffsFlag(c, &bpffs)
+	return c
+}
+
+// cleanup removes everything, and returns what that was. Where there is nothing, nothing is made to be locked.
+func cleanup(bpffs string) (removed []string, err error) {
+	pins := pinsDir(bpffs)
+	if err := checkCapabilities(); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(pins); errors.Is(err, fs.ErrNotExist) {
+		return loader.Cleanup(pins)
+	}
+	lock, err := lockPins(pins)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Release()
+	if err := status.Remove(pins); err != nil {
+		return nil, err
+	}
+	return loader.Cleanup(pins)
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/cilium/ebpf/rlimit"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weir-lb/weir/controlplane"
+	"github.com/weir-lb/weir/controlplane/apply"
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/devices"
+	"github.com/weir-lb/weir/controlplane/source"
+	"github.com/weir-lb/weir/controlplane/status"
+	"github.com/weir-lb/weir/controlplane/store"
+	"github.com/weir-lb/weir/controlplane/sweep"
+	"github.com/weir-lb/weir/loader"
+	"github.com/weir-lb/weir/maps"
+)
+
+const (
+	// gatherFor is for how long changes are collected while others are being written.
+	gatherFor = 5 * time.Millisecond
+	// sweepEvery is the pause between two sweeps of the flow tables.
+	sweepEvery = 10 * time.Second
+)
+
+// daemon is the parts of a running agent.
+type daemon struct {
+	config   agentConfig
+	log      *zap.Logger
+	board    *status.Board
+	set      *maps.Set
+	programs *loader.Programs
+	features loader.Features
+	attacher *loader.Attacher
+	applier  *apply.Applier
+
+	store      *store.Store
+	source     *source.Manifests
+	controller *controlplane.Controller
+	devices    *devices.Manager
+	sweeper    *sweep.Sweeper
+
+	changed chan struct{} // holds one token while the board is behind
+	applied chan struct{} // holds one token while the devices do not know of the latest backends
+}
+
+// newDaemon makes the parts, and adopts what is pinned. The datapath is changed by nothing but a newer version of a
+// program.
+func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
+	d := &daemon{
+		config: config, board: board, log: logTo(config.log, board),
+		changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
+	}
+	for _, part := range []func() error{d.makeDatapath, d.makeControlplane, d.makeDevices} {
+		if err := part(); err != nil {
+			return nil, errors.Join(err, d.close())
+		}
+	}
+	return d, nil
+}
+
+// makeDatapath creates or adopts maps and programs.
+func (d *daemon) makeDatapath() error {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return fmt.Errorf("raise the limit of locked memory: %w", err)
+	}
+	var err error
+	if d.features, err = loader.Probe(); err != nil {
+		return err
+	}
+	clsact, err := wantsClsact(d.config.attachMode, d.features)
+	if err != nil {
+		return err
+	}
+	pins := pinsDir(d.config.bpffs)
+	d.set, err = maps.Create(pins, d.config.sizes)
+	if errors.Is(err, maps.ErrLayout) {
+		return fmt.Errorf("%w: run the weir that made them, or remove them with weir cleanup, which ends all flows", err)
+	}
+	if err != nil {
+		return err
+	}
+	hostNetNS, err := d.config.hostNetNS()
+	if err != nil {
+		return err
+	}
+	d.programs, err = loader.Adopt(pins, d.set, loader.Constants{
+		SNATPortMin: d.config.snatPorts.First, SNATPortMax: d.config.snatPorts.Last,
+		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
+		SetRetval: d.features.SetRetval, SocketHostNetNS: hostNetNS,
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.attachSockets(pins); err != nil {
+		return err
+	}
+	d.attacher, err = loader.NewAttacher(d.programs, d.set, loader.AttachOptions{
+		Pins: pins, XDP: loader.XDPMode(d.config.xdp), Clsact: clsact, Features: d.features, Log: d.log,
+	})
+	return err
+}
+
+// wantsClsact tells whether programs are attached as clsact filters where the kernel has tcx.
+func wantsClsact(mode string, features loader.Features) (bool, error) {
+	if mode == "tcx" && !features.TCX {
+		return false, errors.New("the kernel has no tcx: boot Linux 6.6 or newer, or use --attach-mode auto")
+	}
+	return mode == "clsact", nil
+}
+
+// makeControlplane makes what brings the services into the maps, and sweeps the flows.
+func (d *daemon) makeControlplane() error {
+	var err error
+	if d.applier, err = apply.New(d.set, d.log); err != nil {
+		return err
+	}
+	d.store = store.New(gatherFor)
+	state, err := status.Dir(pinsDir(d.config.bpffs))
+	if err != nil {
+		return err
+	}
+	d.source, err = source.NewManifests(source.Options{
+		Directory: d.config.manifests, Store: d.store, Log: d.log, Saved: filepath.Join(state, "manifests"),
+	})
+	if err != nil {
+		return err
+	}
+	d.controller = controlplane.New(controlplane.Options{
+		Store: d.store, Applier: d.applier, NodeName: d.config.nodeName, Log: d.log,
+		Problems: []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems},
+		Applied:  func(store.Key, time.Time, time.Time) { wake(d.changed); wake(d.applied) },
+	})
+	d.sweeper, err = sweep.New(sweep.Options{
+		Set: d.set, Flows: d.programs.SweepFlows, Embryos: d.programs.SweepEmbryos, Applier: d.applier,
+		Timeouts: sweep.DefaultTimeouts(), Interval: sweepEvery,
+		JiffiesPerSecond: d.features.JiffiesPerSecond, Log: d.log,
+	})
+	return err
+}
+
+// makeDevices makes what follows the network devices.
+func (d *daemon) makeDevices() error {
+	var err error
+	d.devices, err = devices.New(devices.Options{
+		Set: d.set, Attacher: d.attacher, Patterns: d.config.devices, NodePorts: d.config.nodePorts,
+		Log: d.log, Changed: func() { wake(d.changed) },
+	})
+	return err
+}
+
+// run keeps everything going until the context ends or a part fails.
+func (d *daemon) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	part := func(name string, run func(context.Context) error) {
+		group.Go(func() error {
+			err := run(ctx)
+			if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+				return nil
+			}
+			if err == nil {
+				err = errors.New("it ended")
+			}
+			return fmt.Errorf("%s: %w", name, err)
+		})
+	}
+	part("follow the manifests", d.source.Run)
+	part("write the maps", func(ctx context.Context) error { d.controller.Run(ctx); return nil })
+	part("follow the devices", d.devices.Run)
+	part("sweep the flows", d.sweeper.Run)
+	part("follow the backends", d.followBackends)
+	part("tell the status", d.tell)
+	d.log.Info("agent started", zap.String("node", d.config.nodeName), zap.String("bpffs", d.config.bpffs),
+		zap.String("manifests", d.config.manifests), zap.String("version", version))
+	err := group.Wait()
+	d.log.Info("agent stopped; what is in the maps goes on", zap.Uint64("writes", d.applier.Writes()),
+		zap.Any("attachments", d.attacher.Changes()))
+	return err
+}
+
+// close lets go of what is held open. What is pinned stays.
+func (d *daemon) close() error {
+	var err error
+	if d.attacher != nil {
+		err = errors.Join(err, d.attacher.Close())
+	}
+	if d.programs != nil {
+		err = errors.Join(err, d.programs.Close())
+	}
+	if d.set != nil {
+		err = errors.Join(err, d.set.Close())
+	}
+	return err
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	netutils "k8s.io/utils/net"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+)
+
+// followPause is the shortest time between two looks at where the backends are.
+const followPause = time.Second
+
+// followBackends tells the devices where backends are, and what the node's own addresses are, after these have
+// changed.
+func (d *daemon) followBackends(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.applied:
+		}
+		d.devices.SetPrimary(addressesOf(d.store.Node(d.config.nodeName)))
+		d.devices.SetBackends(backendsElsewhere(d.controller.Services()))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(followPause):
+		}
+	}
+}
+
+// addressesOf returns the internal addresses of a node, in its order; none of no node.
+func addressesOf(node *corev1.Node) []netip.Addr {
+	if node == nil {
+		return nil
+	}
+	var addresses []netip.Addr
+	for _, a := range node.Status.Addresses {
+		address, valid := netip.AddrFromSlice(netutils.ParseIPSloppy(a.Address))
+		if valid && a.Type == corev1.NodeInternalIP {
+			addresses = append(addresses, address.Unmap())
+		}
+	}
+	return addresses
+}
+
+// backendsElsewhere returns the addresses of the backends that are not on this node, sorted.
+func backendsElsewhere(services []compile.Service) []netip.Addr {
+	addresses := map[netip.Addr]struct{}{}
+	for _, service := range services {
+		for _, backends := range [][]compile.Backend{service.Inside, service.Outside} {
+			for _, backend := range backends {
+				if !backend.Local {
+					addresses[backend.Address.Addr()] = struct{}{}
+				}
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(addresses), netip.Addr.Compare)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/weir-lb/weir/maps"
+)
+
+// readServices returns the services that a frontend names and whose name is wanted.
+func readServices(set *maps.Set, wanted func(name string) bool) ([]serviceView, error) {
+	names, err := readAll[uint32, maps.ServiceName](set.ServiceNames)
+	if err != nil {
+		return nil, err
+	}
+	frontends, err := readAll[maps.FrontendKey, maps.Frontend](set.Frontends)
+	if err != nil {
+		return nil, err
+	}
+	byRecord := map[uint32][]maps.FrontendKey{}
+	for key, frontend := range frontends {
+		byRecord[frontend.Service] = append(byRecord[frontend.Service], key)
+	}
+	services := make([]serviceView, 0, len(byRecord))
+	for record, keys := range byRecord {
+		name, known := names[record]
+		if !known {
+			name = unnamed(record)
+		}
+		if !wanted(nameOf(name)) {
+			continue
+		}
+		service, err := readService(set, record, nameOf(name), keys)
+		if err != nil {
+			return nil, err
+		}
+		services = append(services, service)
+	}
+	sortServices(services)
+	return services, nil
+}
+
+// unnamed stands in for the name of a record that has none: it was replaced between two readings.
+func unnamed(record uint32) maps.ServiceName {
+	var name maps.ServiceName
+	copy(name.Name[:], fmt.Sprintf("record %d", record))
+	return name
+}
+
+// readService returns a service by its record.
+func readService(set *maps.Set, index uint32, name string, keys []maps.FrontendKey) (serviceView, error) {
+	var record maps.Service
+	if err := set.Services.Lookup(index, &record); err != nil {
+		return serviceView{}, fmt.Errorf("read service record %d: %w", index, err)
+	}
+	service := serviceView{
+		Name:            name,
+		ID:              record.Id,
+		NoEndpoints:     record.Flags&maps.ServiceNoEndpoints != 0,
+		AffinitySeconds: record.AffinityTimeout,
+		Inside:          tableView{Algorithm: viewAlgorithm(record.InsideAlgorithm), Slots: record.Inside.Count},
+		Outside:         tableView{Algorithm: viewAlgorithm(record.OutsideAlgorithm), Slots: record.Outside.Count},
+		Frontends:       make([]frontendView, 0, len(keys)),
+	}
+	for _, key := range keys {
+		service.Frontends = append(service.Frontends, viewFrontend(key))
+	}
+	var err error
+	if service.Traffic, err = readTraffic(set.ServiceStats, record.Id); err != nil {
+		return serviceView{}, err
+	}
+	service.Backends, err = readBackends(set, record)
+	return service, err
+}
+
+// readBackends returns the backends that either table of a service names.
+func readBackends(set *maps.Set, record maps.Service) ([]backendView, error) {
+	inside, err := readSlots(set, record.Inside)
+	if err != nil {
+		return nil, err
+	}
+	outside, err := readSlots(set, record.Outside)
+	if err != nil {
+		return nil, err
+	}
+	backends := make([]backendView, 0, len(inside))
+	for index := range inside {
+		backend, err := readBackend(set, index)
+		if err != nil {
+			return nil, err
+		}
+		backends = append(backends, backend)
+	}
+	for index := range outside {
+		if _, both := inside[index]; both {
+			continue
+		}
+		backend, err := readBackend(set, index)
+		if err != nil {
+			return nil, err
+		}
+		backends = append(backends, backend)
+	}
+	for i := range backends {
+		backends[i].InsideShare = inside[backends[i].Index]
+		backends[i].OutsideShare = outside[backends[i].Index]
+	}
+	return backends, nil
+}
+
+// readSlots returns the share of a table's slots that each backend index has.
+func readSlots(set *maps.Set, table maps.SlotRange) (map[uint32]float64, error) {
+	shares := map[uint32]float64{}
+	var block maps.SlotBlock
+	perBlock := uint32(len(block.Backend))
+	for slot := table.Base; slot < table.Base+table.Count; slot++ {
+		if slot == table.Base || slot%perBlock == 0 {
+			if err := set.Slots.Lookup(slot/perBlock, &block); err != nil {
+				return nil, fmt.Errorf("read slot %d: %w", slot, err)
+			}
+		}
+		shares[block.Backend[slot%perBlock]] += 1 / float64(table.Count)
+	}
+	return shares, nil
+}
+
+// readBackend returns a backend by its index.
+func readBackend(set *maps.Set, index uint32) (backendView, error) {
+	var record maps.Backend
+	if err := set.Backends.Lookup(index, &record); err != nil {
+		return backendView{}, fmt.Errorf("read backend %d: %w", index, err)
+	}
+	traffic, err := readTraffic(set.BackendStats, index)
+	return backendView{
+		Index:       index,
+		Address:     netip.AddrPortFrom(record.Address.Addr(), record.Port).String(),
+		Local:       record.Flags&maps.BackendLocal != 0,
+		Terminating: record.Flags&maps.BackendTerminating != 0,
+		Traffic:     traffic,
+	}, err
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"reflect"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/weir-lb/weir/controlplane/status"
+	"github.com/weir-lb/weir/maps"
+)
+
+// statusView is everything that weir status shows. Its JSON is documented in docs/cli.md.
+type statusView struct {
+	Healthy  bool              `json:"healthy"`
+	Reasons  []string          `json:"reasons"` // why not
+	Agent    agentView         `json:"agent"`
+	Maps     []mapView         `json:"maps"`
+	SNAT     *snatView         `json:"snat,omitempty"` // unknown where no agent has said what its ports are
+	Counters map[string]uint64 `json:"counters"`
+}
+
+// agentView is what the agent that has the pins, or the last that had them, says of itself.
+type agentView struct {
+	Running bool `json:"running"`
+	*status.Snapshot
+}
+
+// mapView is how full a map is.
+type mapView struct {
+	Name     string `json:"name"`
+	Used     int    `json:"used"`
+	Capacity int    `json:"capacity"`
+	LRU      bool   `json:"lru"` // when full, the oldest entries make room
+}
+
+// snatView is how many flows the node can forward to one backend, at one address and port, at once.
+type snatView struct {
+	Ports     status.PortRange `json:"ports"`
+	Addresses map[string]int   `json:"addresses"`       // of the node, by family
+	Flows     map[string]int   `json:"flowsPerBackend"` // by family
+}
+
+const (
+	// lagLimit is how long a change may wait before the agent counts as unhealthy.
+	lagLimit = 2 * time.Second
+	// fillLimit is how full a map may be.
+	fillLimit = 0.9
+)
+
+// readStatus looks at the maps, and at what their agent says of itself.
+func readStatus(bpffs string) (statusView, error) {
+	set, err := openPinned(bpffs)
+	if err != nil {
+		return statusView{}, err
+	}
+	defer set.Close()
+	var view statusView
+	if view.Agent, err = readAgent(pinsDir(bpffs)); err != nil {
+		return view, err
+	}
+	if view.Maps, err = readFill(set); err != nil {
+		return view, err
+	}
+	if view.Counters, err = readCounters(set); err != nil {
+		return view, err
+	}
+	if view.Agent.Snapshot != nil {
+		if view.SNAT, err = readSNAT(set, view.Agent.SNATPorts); err != nil {
+			return view, err
+		}
+	}
+	view.Reasons = view.unhealthy(time.Now())
+	view.Healthy = len(view.Reasons) == 0
+	return view, nil
+}
+
+// readAgent returns what the agent says of itself; no snapshot if none ever did.
+func readAgent(pins string) (agentView, error) {
+	running, err := status.Running(pins)
+	if err != nil {
+		return agentView{}, err
+	}
+	snapshot, err := status.Read(pins)
+	if errors.Is(err, fs.ErrNotExist) {
+		return agentView{Running: running}, nil
+	}
+	return agentView{Running: running, Snapshot: &snapshot}, err
+}
+
+// unhealthy lists what keeps changes from taking effect, now or soon.
+func (v *statusView) unhealthy(now time.Time) []string {
+	reasons := []string{}
+	add := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
+	switch {
+	case !v.Agent.Running:
+		add("no agent is running: what is in the maps goes on, but changes are not followed; start weir agent")
+	case v.Agent.Snapshot == nil || !v.Agent.Sync.Synced:
+		add("the agent has not yet brought the maps and the devices up to date once")
+	case v.Agent.Sync.Failures > 0:
+		add("writing the maps has failed %d times in a row: see the last errors", v.Agent.Sync.Failures)
+	case !v.Agent.Sync.Waiting.IsZero() && now.Sub(v.Agent.Sync.Waiting) > lagLimit:
+		add("a change has been waiting for %s", now.Sub(v.Agent.Sync.Waiting).Round(time.Millisecond))
+	}
+	for _, m := range v.Maps {
+		if fill := float64(m.Used) / float64(m.Capacity); fill > fillLimit && !m.LRU {
+			add("map %s is %.0f%% full: start the agent with a larger one (weir agent --help, --max-...)", m.Name, 100*fill)
+		}
+	}
+	return reasons
+}
+
+// readFill counts what is in the maps that can fill up.
+func readFill(set *maps.Set) ([]mapView, error) {
+	var views []mapView
+	add := func(name string, m *ebpf.Map, count func() (int, error)) error {
+		used, err := count()
+		views = append(views, mapView{
+			Name: name, Used: used, Capacity: int(m.MaxEntries()), LRU: m.Type() == ebpf.LRUHash,
+		})
+		return err
+	}
+	return views, errors.Join(
+		add("frontends", set.Frontends, func() (int, error) { return countKeys[maps.FrontendKey, maps.Frontend](set.Frontends) }),
+		add("services", set.Services, func() (int, error) { return countKeys[uint32, maps.ServiceName](set.ServiceNames) }),
+		add("slots", set.Slots, func() (int, error) { return countBlocks(set) }),
+		add("backends", set.Backends, func() (int, error) { return countBackends(set) }),
+		add("flows", set.Flows, func() (int, error) { return countKeys[maps.FlowKey, maps.Flow](set.Flows) }),
+		add("embryos", set.Embryos, func() (int, error) { return countKeys[maps.FlowKey, maps.Flow](set.Embryos) }),
+		add("devices", set.Devices, func() (int, error) { return countKeys[uint32, maps.Device](set.Devices) }),
+		add("node_addrs", set.NodeAddrs, func() (int, error) { return countKeys[maps.Address, uint32](set.NodeAddrs) }),
+	)
+}
+
+// countKeys counts the elements of a hash.
+func countKeys[K, V any](m *ebpf.Map) (int, error) {
+	count := 0
+	err := each(m, func(K, V) { count++ })
+	return count, err
+}
+
+// countBackends counts the backends that are in use.
+func countBackends(set *maps.Set) (int, error) {
+	count := 0
+	err := each(set.Backends, func(_ uint32, b maps.Backend) {
+		if b.Generation != 0 {
+			count++
+		}
+	})
+	return count, err
+}
+
+// countBlocks counts the blocks of the arena that service records name.
+func countBlocks(set *maps.Set) (int, error) {
+	records, err := readAll[uint32, maps.ServiceName](set.ServiceNames)
+	if err != nil {
+		return 0, err
+	}
+	blocks := 0
+	for index := range records {
+		var record maps.Service
+		if err := set.Services.Lookup(index, &record); err != nil {
+			return 0, fmt.Errorf("read service record %d: %w", index, err)
+		}
+		blocks += blocksOf(record.Inside) + blocksOf(record.Outside)
+	}
+	return blocks, nil
+}
+
+// blocksOf returns how many blocks a table takes.
+func blocksOf(table maps.SlotRange) int {
+	perBlock := len(maps.SlotBlock{}.Backend)
+	return (int(table.Count) + perBlock - 1) / perBlock
+}
+
+// readCounters returns the programs' counters by their names in C, summed over the CPUs.
+func readCounters(set *maps.Set) (map[string]uint64, error) {
+	var perCPU []maps.PacketCounters
+	if err := set.Counters.Lookup(uint32(0), &perCPU); err != nil {
+		return nil, fmt.Errorf("read counters: %w", err)
+	}
+	sums := map[string]uint64{}
+	for _, cpu := range perCPU {
+		value := reflect.ValueOf(cpu)
+		for i := range value.NumField() {
+			if field := value.Type().Field(i); field.IsExported() {
+				sums[snakeCase(field.Name)] += value.Field(i).Uint()
+			}
+		}
+	}
+	return sums, nil
+}
+
+// snakeCase turns a field's name in Go back into the one in C.
+func snakeCase(name string) string {
+	var out strings.Builder
+	for i, r := range name {
+		if unicode.IsUpper(r) && i > 0 {
+			out.WriteByte('_')
+		}
+		out.WriteRune(unicode.ToLower(r))
+	}
+	return out.String()
+}
+
+// readSNAT counts the addresses that SNAT has, and what they are worth.
+func readSNAT(set *maps.Set, ports status.PortRange) (*snatView, error) {
+	addresses := map[string]map[maps.Address]bool{"IPv4": {}, "IPv6": {}}
+	err := each(set.Devices, func(_ uint32, d maps.Device) {
+		if d.Edge != maps.EdgeNode {
+			return
+		}
+		for family, address := range map[string]maps.Address{"IPv4": d.Ipv4, "IPv6": d.Ipv6} {
+			if !address.IsZero() {
+				addresses[family][address] = true
+			}
+		}
+	})
+	view := &snatView{Ports: ports, Addresses: map[string]int{}, Flows: map[string]int{}}
+	for family, distinct := range addresses {
+		view.Addresses[family] = len(distinct)
+		view.Flows[family] = len(distinct) * ports.Size()
+	}
+	return view, err
+}

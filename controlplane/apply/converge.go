@@ -1,0 +1,334 @@
+package apply
+
+import (
+	gomaps "maps"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
+)
+
+// change is what one call does.
+type change struct {
+	*Applier
+	claims map[maps.FrontendKey]compile.ID // the changed service that each frontend shall belong to
+	due    map[compile.ID]struct{}         // changed services that have not had their turn
+}
+
+// frontendKeys returns the keys of the frontends that a service shall have.
+func frontendKeys(want compile.Service) []maps.FrontendKey {
+	keys := make([]maps.FrontendKey, 0, len(want.Frontends))
+	for _, frontend := range want.Frontends {
+		keys = append(keys, maps.FrontendKeyOf(frontend.Address, uint8(want.ID.Protocol)))
+	}
+	return keys
+}
+
+// converge writes what differs. A frontend that moves from one service to another leads to the one until it
+// leads to the other, whichever comes first.
+func (a *Applier) converge(changed []compile.Service, removed []compile.ID) error {
+	c := &change{Applier: a, claims: map[maps.FrontendKey]compile.ID{}, due: map[compile.ID]struct{}{}}
+	for _, want := range changed {
+		c.due[want.ID] = struct{}{}
+		for _, key := range frontendKeys(want) {
+			c.claims[key] = want.ID
+		}
+	}
+	if err := c.listAll(changed, removed); err != nil {
+		return err
+	}
+	if err := c.removeAll(removed); err != nil {
+		return err
+	}
+	for _, want := range changed {
+		if err := c.place(want, true); err != nil {
+			return err
+		}
+	}
+	if err := c.removeAll(removed); err != nil { // those whose frontends others took over
+		return err
+	}
+	if err := c.releaseClaimed(); err != nil {
+		return err
+	}
+	return c.placeLeftOut()
+}
+
+// listAll takes in what the services say of their backends, and writes the flags that change.
+func (c *change) listAll(changed []compile.Service, removed []compile.ID) error {
+	var concerned []*backend
+	for _, id := range removed {
+		delete(c.leftOut, id)
+		concerned = append(concerned, c.state.list(id, nil)...)
+	}
+	for i := range changed {
+		concerned = append(concerned, c.state.list(changed[i].ID, &changed[i])...)
+	}
+	for _, b := range concerned {
+		if b.index == 0 || b.listed == 0 || b.flags() == b.record.Flags {
+			continue
+		}
+		b.record.Flags = b.flags()
+		if err := c.write.put(c.set.Backends, b.index, &b.record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isHeld tells whether a frontend is about to be taken over, and must lead somewhere until then.
+func (c *change) isHeld(key maps.FrontendKey) bool {
+	_, due := c.due[c.claims[key]]
+	return due
+}
+
+// removeAll takes services out, but for those that have a frontend which another is about to take over.
+func (c *change) removeAll(removed []compile.ID) error {
+	for _, id := range removed {
+		gone, there := c.state.services[id]
+		if !there {
+			continue
+		}
+		if err := c.remove(gone); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *change) remove(gone *service) error {
+	for key := range gone.frontends {
+		if c.isHeld(key) {
+			return nil
+		}
+	}
+	for key := range gone.frontends {
+		if err := c.deleteFrontend(key); err != nil {
+			return err
+		}
+	}
+	c.state.depart(gone)
+	return nil
+}
+
+// place gives a service what it wants, or notes what there is no room for, and leaves it as it was.
+func (c *change) place(want compile.Service, mayWait bool) error {
+	delete(c.due, want.ID)
+	delete(c.leftOut, want.ID)
+	p, short := c.state.plan(want)
+	if short != nil && mayWait && len(c.state.retired) > 0 {
+		if err := c.releaseRetired(); err != nil {
+			return err
+		}
+		p, short = c.state.plan(want)
+	}
+	if short != nil {
+		c.leftOut[want.ID] = short
+		if mayWait {
+			c.log.Warn("no room for a service", zap.Stringer("service", want.ID), zap.Stringer("short", short))
+		}
+		return nil
+	}
+	if p.fresh {
+		if err := c.writeRecord(p); err != nil {
+			return err
+		}
+	}
+	return c.lead(p.service, p.record, p.frontends)
+}
+
+// writeRecord writes what a new record needs, and then the record. Nothing leads to it yet.
+func (c *change) writeRecord(p *plan) error {
+	for _, b := range p.newBackends {
+		if err := c.write.put(c.set.Backends, b.index, &b.record); err != nil {
+			return err
+		}
+	}
+	for _, t := range p.newTables {
+		if t.at.Count == 0 {
+			continue
+		}
+		if err := c.write.table(t.at, t.slots()); err != nil {
+			return err
+		}
+	}
+	index := p.record.index
+	if err := c.write.put(c.set.Services, index, &p.record.value); err != nil {
+		return err
+	}
+	name := maps.NameOf(p.service.id, p.service.name.String())
+	if err := c.write.put(c.set.ServiceNames, index, &name); err != nil {
+		return err
+	}
+	return c.rename(p.service, index)
+}
+
+// rename moves a service's name to another index. Until frontends lead there, the old record keeps its own.
+func (c *change) rename(s *service, index uint32) error {
+	old := s.named
+	s.named = index
+	if s.current != nil || old == 0 {
+		return nil
+	}
+	// It had departed: of its old record there is only the name.
+	delete(c.state.departed, s.name)
+	s.leaving = nil
+	c.state.retired = append(c.state.retired, retiree{index: old})
+	return c.write.delete(c.set.ServiceNames, old)
+}
+
+// lead makes all frontends of a service, and no others, lead to its record.
+func (c *change) lead(s *service, to *record, wanted []maps.FrontendKey) error {
+	c.state.services[s.name] = s
+	from := s.current
+	if from != to {
+		s.others = slices.DeleteFunc(s.others, func(r *record) bool { return r == to })
+		s.current, s.named = to, to.index
+		if from != nil {
+			s.others = append(s.others, from)
+		}
+	}
+	for _, key := range wanted {
+		if err := c.putFrontend(key, to); err != nil {
+			return err
+		}
+	}
+	if err := c.deleteOthers(s, wanted); err != nil || from == nil {
+		return err
+	}
+	return c.dropUnled(from)
+}
+
+// deleteOthers takes frontends that a service shall not have from it. Those that are about to be taken over stay
+// as they were until then.
+func (c *change) deleteOthers(s *service, wanted []maps.FrontendKey) error {
+	if len(s.frontends) == len(wanted) {
+		return nil
+	}
+	keep := make(map[maps.FrontendKey]struct{}, len(wanted))
+	for _, key := range wanted {
+		keep[key] = struct{}{}
+	}
+	for key := range s.frontends {
+		if _, wanted := keep[key]; wanted || c.isHeld(key) {
+			continue
+		}
+		if err := c.deleteFrontend(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putFrontend makes a frontend lead to a record.
+func (c *change) putFrontend(key maps.FrontendKey, to *record) error {
+	from := c.state.frontends[key]
+	if from == to {
+		return nil
+	}
+	value := key.Seal(to.index, to.value.Generation)
+	if err := c.write.put(c.set.Frontends, &key, &value); err != nil {
+		return err
+	}
+	err := c.unlead(key, from)
+	c.state.frontends[key] = to
+	to.frontends++
+	to.service.frontends[key] = struct{}{}
+	return err
+}
+
+// deleteFrontend takes a frontend out.
+func (c *change) deleteFrontend(key maps.FrontendKey) error {
+	if err := c.write.delete(c.set.Frontends, &key); err != nil {
+		return err
+	}
+	from := c.state.frontends[key]
+	delete(c.state.frontends, key)
+	c.room = true
+	return c.unlead(key, from)
+}
+
+// unlead notes that a frontend does not lead to a record any more.
+func (c *change) unlead(key maps.FrontendKey, from *record) error {
+	if from == nil {
+		return nil
+	}
+	from.frontends--
+	delete(from.service.frontends, key)
+	return c.dropUnled(from)
+}
+
+// dropUnled retires a record that is not its service's current one, and to which no frontend leads.
+func (c *change) dropUnled(old *record) error {
+	of := old.service
+	i := slices.Index(of.others, old)
+	if i < 0 || old.frontends > 0 {
+		return nil
+	}
+	of.others = slices.Delete(of.others, i, i+1)
+	c.state.retire(old)
+	c.state.retired = append(c.state.retired, retiree{index: old.index})
+	return c.write.delete(c.set.ServiceNames, old.index)
+}
+
+// releaseClaimed deletes frontends of services that shall not have them where those that shall were left out.
+func (c *change) releaseClaimed() error {
+	for key, id := range c.claims {
+		owner := c.state.frontends[key]
+		if owner == nil || owner.service.name == id {
+			continue
+		}
+		if err := c.deleteFrontend(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// placeLeftOut tries services again for which there was no room, if some has come free.
+func (c *change) placeLeftOut() error {
+	if !c.room {
+		return nil
+	}
+	c.room = false
+	for _, id := range slices.SortedFunc(gomaps.Keys(c.leftOut), compile.ID.Compare) {
+		if err := c.place(c.wanted[id], false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clearStrays takes out what belongs to no service: what a predecessor left, or somebody else wrote.
+func (a *Applier) clearStrays() error {
+	c := &change{Applier: a}
+	for key, owner := range a.state.frontends {
+		if owner == nil {
+			if err := c.deleteFrontend(key); err != nil {
+				return err
+			}
+		}
+	}
+	for _, stray := range a.state.strays {
+		last := stray.current
+		stray.others = append(stray.others, last)
+		for key := range stray.frontends {
+			if err := c.deleteFrontend(key); err != nil {
+				return err
+			}
+		}
+		if err := c.dropUnled(last); err != nil {
+			return err
+		}
+	}
+	for _, index := range a.state.leftovers {
+		if err := a.write.delete(a.set.ServiceNames, index); err != nil {
+			return err
+		}
+		a.state.records.put(index)
+	}
+	a.state.strays, a.state.leftovers = nil, nil
+	return nil
+}

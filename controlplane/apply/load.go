@@ -1,0 +1,250 @@
+package apply
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
+)
+
+// load reads back what the maps hold. Its writer may have stopped between any two writes:
+//
+//   - a record that a frontend names is whole, for it was written before; where frontends name several records of
+//     a service, each is right, and the first change leads them to one;
+//   - a name whose record no frontend names is that of a service that has departed, or came not to be;
+//   - a backend that no such record's tables name is leaving, or came not to be; flows may name it;
+//   - everything else is free.
+func load(set *maps.Set, arena *maps.Arena) (*state, error) {
+	l := &loader{
+		state: &state{
+			services:      map[compile.ID]*service{},
+			departed:      map[compile.ID]*service{},
+			backends:      map[backendKey]*backend{},
+			frontends:     map[maps.FrontendKey]*record{},
+			listings:      map[compile.ID][]listing{},
+			arena:         arena,
+			generations:   make([]uint32, set.Services.MaxEntries()),
+			frontendLimit: int(set.Frontends.MaxEntries()),
+		},
+		values:  make([]maps.Service, set.Services.MaxEntries()),
+		maxIDs:  set.ServiceStats.MaxEntries(),
+		live:    map[uint32]*record{},
+		names:   map[uint32]maps.ServiceName{},
+		ids:     map[uint32]*service{},
+		indices: map[uint32]*backend{},
+		tables:  map[maps.SlotRange]*table{},
+	}
+	if err := l.read(set); err != nil {
+		return nil, err
+	}
+	l.settle(set)
+	return l.state, nil
+}
+
+// loader is what is known while reading back.
+type loader struct {
+	*state
+	values  []maps.Service
+	maxIDs  uint32
+	live    map[uint32]*record // by index: those that frontends name
+	names   map[uint32]maps.ServiceName
+	ids     map[uint32]*service
+	indices map[uint32]*backend
+	tables  map[maps.SlotRange]*table
+}
+
+// read reads the maps.
+func (l *loader) read(set *maps.Set) error {
+	err := maps.Each(set.Services, func(index uint32, value maps.Service) bool {
+		l.values[index], l.generations[index] = value, value.Generation
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	err = maps.Each(set.ServiceNames, func(index uint32, name maps.ServiceName) bool {
+		l.names[index] = name
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	err = maps.Each(set.Backends, func(index uint32, value maps.Backend) bool {
+		l.addBackend(index, value)
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return maps.Each(set.Frontends, func(key maps.FrontendKey, value maps.Frontend) bool {
+		l.addFrontend(key, value)
+		return true
+	})
+}
+
+func (l *loader) addBackend(index uint32, value maps.Backend) {
+	if value.Generation == 0 || index == 0 {
+		return
+	}
+	key := backendKey{
+		address:  netip.AddrPortFrom(value.Address.Addr(), value.Port),
+		protocol: compile.Protocol(value.Protocol),
+	}
+	b := &backend{key: key, index: index, record: value}
+	l.indices[index] = b
+	if l.backends[key] == nil {
+		l.backends[key] = b
+	}
+}
+
+// addFrontend finds the record that a frontend names. None does where the seal does not fit.
+func (l *loader) addFrontend(key maps.FrontendKey, value maps.Frontend) {
+	l.frontends[key] = nil
+	index := value.Service
+	if index == 0 || int(index) >= len(l.values) || l.values[index].Generation != key.Generation(value) {
+		return
+	}
+	r := l.live[index]
+	if r == nil {
+		r = &record{index: index, value: l.values[index]}
+		l.live[index] = r
+	}
+	r.frontends++
+	l.frontends[key] = r
+}
+
+// settle makes sense of what was read. Everything goes by index, so that the outcome is always the same.
+func (l *loader) settle(set *maps.Set) {
+	for _, index := range sortedKeys(l.live) {
+		l.settleRecord(l.live[index])
+	}
+	for key, r := range l.frontends {
+		if r != nil {
+			r.service.frontends[key] = struct{}{}
+		}
+	}
+	used := map[uint32]*record{}
+	for index, r := range l.live {
+		used[index] = r
+	}
+	for _, index := range sortedKeys(l.names) {
+		if l.live[index] == nil {
+			l.settleName(index)
+			used[index] = nil
+		}
+	}
+	for _, index := range sortedKeys(l.indices) {
+		if b := l.indices[index]; b.tables == 0 {
+			b.leaving = &leaving{backend: b}
+			l.awaiting = append(l.awaiting, b.leaving)
+		}
+	}
+	l.records = newPool(set.Services.MaxEntries(), used)
+	l.state.ids = newPool(l.maxIDs, l.ids)
+	l.backendIndices = newPool(set.Backends.MaxEntries(), l.indices)
+}
+
+func sortedKeys[V any](m map[uint32]V) []uint32 {
+	keys := make([]uint32, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// settleRecord finds the service of a record that frontends name, and its tables.
+func (l *loader) settleRecord(r *record) {
+	r.inside = l.tableAt(r.value.Inside, r.value.InsideAlgorithm)
+	r.outside = l.tableAt(r.value.Outside, r.value.OutsideAlgorithm)
+	for _, t := range []*table{r.inside, r.outside} {
+		t.records++
+		if t.records > 1 {
+			continue
+		}
+		for _, b := range t.backends {
+			b.tables++
+		}
+	}
+	r.service = l.ownerOf(r)
+	if r.service.current == nil {
+		r.service.current, r.service.named = r, r.index
+		return
+	}
+	r.service.others = append(r.service.others, r)
+}
+
+// ownerOf returns the service whose name and id a record has, or a stray one of its own.
+func (l *loader) ownerOf(r *record) *service {
+	id, err := compile.ParseID(l.names[r.index].String())
+	known := l.services[id]
+	switch {
+	case err != nil || l.names[r.index].Id != r.value.Id:
+	case known != nil && known.id == r.value.Id:
+		return known
+	case known == nil && l.isFreeID(r.value.Id):
+		owner := &service{name: id, id: r.value.Id, frontends: map[maps.FrontendKey]struct{}{}}
+		l.services[id], l.ids[owner.id] = owner, owner
+		return owner
+	}
+	stray := &service{frontends: map[maps.FrontendKey]struct{}{}}
+	l.strays = append(l.strays, stray)
+	return stray
+}
+
+// isFreeID tells whether an id is one, and no other service's.
+func (l *loader) isFreeID(id uint32) bool {
+	return id > 0 && id < l.maxIDs && l.ids[id] == nil
+}
+
+// settleName finds the departed service of a name that no frontend leads to.
+func (l *loader) settleName(index uint32) {
+	name := l.names[index]
+	id, err := compile.ParseID(name.String())
+	if err != nil || l.services[id] != nil || l.departed[id] != nil || index == 0 || !l.isFreeID(name.Id) {
+		l.leftovers = append(l.leftovers, index)
+		return
+	}
+	gone := &service{name: id, id: name.Id, named: index, frontends: map[maps.FrontendKey]struct{}{}}
+	l.departed[id], l.ids[gone.id] = gone, gone
+	gone.leaving = &leaving{service: gone}
+	l.awaiting = append(l.awaiting, gone.leaving)
+}
+
+// tableAt reads a table. Records that share its range share it: a change kept it.
+func (l *loader) tableAt(at maps.SlotRange, algorithm maps.Algorithm) *table {
+	maglev := algorithm == maps.AlgorithmMaglev
+	if at.Count == 0 {
+		return &table{maglev: maglev}
+	}
+	if known := l.tables[at]; known != nil && known.maglev == maglev {
+		return known
+	}
+	t := &table{at: at, maglev: maglev}
+	if !l.arena.Reserve(at) {
+		return &table{maglev: maglev, damaged: true} // not ours to give back
+	}
+	l.tables[at] = t
+	l.fill(t)
+	return t
+}
+
+// fill finds the backends of a table, and whether they would make the same.
+func (l *loader) fill(t *table) {
+	slots, err := l.arena.Read(t.at)
+	seen := make(map[uint32]struct{})
+	for _, index := range slots {
+		if _, twice := seen[index]; twice {
+			continue
+		}
+		seen[index] = struct{}{}
+		if b := l.indices[index]; b != nil {
+			t.backends = append(t.backends, b)
+		}
+	}
+	if t.maglev {
+		slices.SortFunc(t.backends, compareKeys)
+	}
+	t.damaged = err != nil || !slices.Equal(t.slots(), slots)
+}

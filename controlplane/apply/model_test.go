@@ -1,0 +1,265 @@
+package apply
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"go.uber.org/zap"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
+)
+
+// answer is where a frontend leads. The zero one is nowhere.
+type answer struct {
+	there       bool
+	noEndpoints bool
+	inside      string
+	outside     string
+}
+
+// render writes a table down, slot by slot.
+func render(slots []netip.AddrPort) string {
+	text := fmt.Sprint(slots)
+	if len(slots) > 16 {
+		return fmt.Sprintf("%d slots %x", len(slots), sha256.Sum256([]byte(text)))
+	}
+	return text
+}
+
+// expected returns what a service's frontends shall lead to.
+func expected(want compile.Service) answer {
+	return answer{
+		there:       true,
+		noEndpoints: want.NoEndpoints,
+		inside:      render(slotsOf(want.Inside, want.InsideAlgorithm)),
+		outside:     render(slotsOf(want.Outside, want.OutsideAlgorithm)),
+	}
+}
+
+func slotsOf(list []compile.Backend, algorithm maps.Algorithm) []netip.AddrPort {
+	slots := []netip.AddrPort{}
+	if algorithm != maps.AlgorithmMaglev {
+		for _, b := range list {
+			slots = append(slots, b.Address)
+		}
+		return slots
+	}
+	var candidates []maps.Candidate
+	for _, b := range list {
+		candidates = append(candidates, maps.Candidate{Address: b.Address, Weight: 1})
+	}
+	for _, position := range maps.Maglev(candidates) {
+		slots = append(slots, list[position].Address)
+	}
+	return slots
+}
+
+// reader finds backends as bpf/service.h does.
+type reader struct {
+	set   *maps.Set
+	arena *maps.Arena
+}
+
+func newReader(t testing.TB, set *maps.Set) *reader {
+	t.Helper()
+	arena, err := maps.NewArena(set.Slots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &reader{set, arena}
+}
+
+// view is a record as a program has found it.
+type view struct {
+	index  uint32
+	record maps.Service
+	answer answer
+}
+
+// look follows a frontend. An error is what a program would drop a packet for, or worse.
+func (r *reader) look(key maps.FrontendKey) (view, error) {
+	var value maps.Frontend
+	if err := r.set.Frontends.Lookup(&key, &value); errors.Is(err, ebpf.ErrKeyNotExist) {
+		return view{}, nil
+	} else if err != nil {
+		return view{}, err
+	}
+	v := view{index: value.Service}
+	if err := r.set.Services.Lookup(v.index, &v.record); err != nil {
+		return v, err
+	}
+	if v.record.Generation != key.Generation(value) {
+		return v, fmt.Errorf("%s names record %d, which is another", key.AddrPort(), v.index)
+	}
+	var err error
+	v.answer, err = r.answer(v.record)
+	return v, err
+}
+
+func (r *reader) answer(record maps.Service) (answer, error) {
+	inside, err := r.slots(record.Inside)
+	if err != nil {
+		return answer{}, err
+	}
+	outside, err := r.slots(record.Outside)
+	return answer{
+		there: true, noEndpoints: record.Flags&maps.ServiceNoEndpoints != 0,
+		inside: render(inside), outside: render(outside),
+	}, err
+}
+
+func (r *reader) slots(at maps.SlotRange) ([]netip.AddrPort, error) {
+	indices, err := r.arena.Read(at)
+	if err != nil {
+		return nil, err
+	}
+	known := map[uint32]netip.AddrPort{}
+	slots := []netip.AddrPort{}
+	for _, index := range indices {
+		if _, ok := known[index]; !ok {
+			var b maps.Backend
+			if err := r.set.Backends.Lookup(index, &b); err != nil {
+				return nil, err
+			}
+			if b.Generation == 0 || index == 0 {
+				return nil, fmt.Errorf("a slot of %v names backend %d, which is none", at, index)
+			}
+			known[index] = netip.AddrPortFrom(b.Address.Addr(), b.Port)
+		}
+		slots = append(slots, known[index])
+	}
+	return slots, nil
+}
+
+var errStopped = errors.New("stopped by the test")
+
+// steps is a writer that lets the test look before each write, and ends the agent's life at one.
+type steps struct {
+	*kernelWriter
+	look func()
+	left int // writes until it stops; negative: never
+	made int
+}
+
+// step tells whether the next write is to be made.
+func (s *steps) step() error {
+	if s.look != nil {
+		s.look()
+	}
+	if s.left == 0 {
+		return errStopped
+	}
+	s.left--
+	s.made++
+	return nil
+}
+
+func (s *steps) put(m *ebpf.Map, key, value any) error {
+	if err := s.step(); err != nil {
+		return err
+	}
+	return s.kernelWriter.put(m, key, value)
+}
+
+func (s *steps) delete(m *ebpf.Map, key any) error {
+	if err := s.step(); err != nil {
+		return err
+	}
+	return s.kernelWriter.delete(m, key)
+}
+
+// table is not written at once: a stopped one is half there.
+func (s *steps) table(at maps.SlotRange, backends []uint32) error {
+	if err := s.step(); err != nil {
+		half := at.Count / 2
+		return errors.Join(err, s.kernelWriter.table(maps.SlotRange{Base: at.Base, Count: half}, backends[:half]))
+	}
+	return s.kernelWriter.table(at, backends)
+}
+
+// stepped returns an applier whose writes the test sees. Grace periods take no time.
+func stepped(t testing.TB, set *maps.Set) (*Applier, *steps) {
+	t.Helper()
+	a, err := New(set, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &steps{kernelWriter: a.kernel, left: -1}
+	a.write = w
+	a.grace = func() error { return nil }
+	return a, w
+}
+
+// sweepTwice makes sweeps that meet no flow, so that all that leaves is given back.
+func sweepAll(t testing.TB, a *Applier, epoch *uint32) {
+	t.Helper()
+	for range sweepsBeforeReuse + 1 {
+		sweep, err := a.BeginSweep()
+		if err != nil {
+			t.Fatal(err)
+		}
+		*epoch++
+		if err := a.EndSweep(sweep, *epoch); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// checkTidy checks that the maps hold what the services need and no more, and that the applier knows what is free. It is
+// to be called after sweepAll.
+func checkTidy(t testing.TB, a *Applier, all []compile.Service) {
+	t.Helper()
+	frontends, blocks := 0, uint32(0)
+	backends := map[backendKey]struct{}{}
+	for _, want := range all {
+		frontends += len(want.Frontends)
+		blocks += maps.BlocksOf(uint32(len(slotsOf(want.Inside, want.InsideAlgorithm)))) +
+			maps.BlocksOf(uint32(len(slotsOf(want.Outside, want.OutsideAlgorithm))))
+		for _, b := range slices.Concat(want.Inside, want.Outside) {
+			backends[backendKey{b.Address, want.ID.Protocol}] = struct{}{}
+		}
+	}
+	use, s := a.Arena(), a.state
+	for _, count := range []struct {
+		what      string
+		got, want int
+	}{
+		{"frontends", countOf[maps.FrontendKey, maps.Frontend](t, a.set.Frontends, nil), frontends},
+		{"names", countOf[uint32, maps.ServiceName](t, a.set.ServiceNames, nil), len(all)},
+		{"backends", countOf[uint32](t, a.set.Backends, func(b maps.Backend) bool { return b.Generation != 0 }), len(backends)},
+		{"known backends", len(s.backends), len(backends)},
+		{"slot blocks in use", int(use.Blocks - 1 - use.Free), int(blocks)},
+		{"record indices in use", s.records.size() - s.records.room(), len(all)},
+		{"ids in use", s.ids.size() - s.ids.room(), len(all)},
+		{"backend indices in use", s.backendIndices.size() - s.backendIndices.room(), len(backends)},
+		{"departed", len(s.departed), 0},
+		{"retired", len(s.retired), 0},
+		{"awaiting", len(s.awaiting), 0},
+	} {
+		if count.got != count.want {
+			t.Errorf("%d %s, want %d", count.got, count.what, count.want)
+		}
+	}
+}
+
+// countOf counts the elements of a map that pass.
+func countOf[K, V any](t testing.TB, m *ebpf.Map, passes func(V) bool) int {
+	t.Helper()
+	count := 0
+	err := maps.Each(m, func(_ K, value V) bool {
+		if passes == nil || passes(value) {
+			count++
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return count
+}

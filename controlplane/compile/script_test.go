@@ -1,0 +1,176 @@
+package compile_test
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/weir-lb/weir/controlplane"
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/source"
+	"github.com/weir-lb/weir/controlplane/store"
+)
+
+// TestRules runs testdata/*.txtar, a file for each rule of semantics.md. In a script,
+//
+//	compile [-node NAME] [-proxy-name NAME] FILE...
+//
+// makes the files all the objects that there are, and prints what the maps then hold and what is wrong. What an
+// earlier compile of the same script brought goes, as it would with a live change; the outcome must be the same as
+// that of an agent that starts with the new files.
+//
+// UPDATE=1 go test ./controlplane/compile rewrites the expected output.
+func TestRules(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata",
+		UpdateScripts: os.Getenv("UPDATE") != "",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"compile": runCompile,
+		},
+		Setup: func(env *testscript.Env) error {
+			env.Values[worldsKey{}] = map[string]*world{}
+			return nil
+		},
+	})
+}
+
+type worldsKey struct{}
+
+// runCompile is the script command.
+func runCompile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("compile has no negation")
+	}
+	node, proxyName := "n1", ""
+	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
+		switch args[0] {
+		case "-node":
+			node = args[1]
+		case "-proxy-name":
+			proxyName = args[1]
+		default:
+			ts.Fatalf("unknown option %s", args[0])
+		}
+		args = args[2:]
+	}
+	content := map[string][]byte{}
+	for _, name := range args {
+		content[name] = []byte(ts.ReadFile(name))
+	}
+	worlds := ts.Value(worldsKey{}).(map[string]*world)
+	id := node + "/" + proxyName
+	if worlds[id] == nil {
+		worlds[id] = newWorld(node, proxyName)
+		ts.Defer(worlds[id].stop)
+	}
+	live, err := worlds[id].become(content)
+	ts.Check(err)
+	fresh := newWorld(node, proxyName)
+	defer fresh.stop()
+	anew, err := fresh.become(content)
+	ts.Check(err)
+	if live != anew {
+		ts.Fatalf("after live changes:\n%s\nfrom the start:\n%s", live, anew)
+	}
+	fmt.Fprint(ts.Stdout(), live)
+}
+
+// world is an agent without its ends: no directory, no maps.
+type world struct {
+	store      *store.Store
+	controller *controlplane.Controller
+	maps       *fakeMaps
+	stop       func()
+	objects    store.Batch
+	problems   []compile.Problem // of the manifests
+}
+
+// become makes files all there is, and describes the outcome.
+func (w *world) become(files map[string][]byte) (string, error) {
+	next, problems := source.Parse(files)
+	w.problems = problems
+	change := store.Batch{
+		Arrived:  time.Now(),
+		Services: difference(w.objects.Services, next.Services),
+		Slices:   difference(w.objects.Slices, next.Slices),
+		Nodes:    difference(w.objects.Nodes, next.Nodes),
+	}
+	w.objects = next
+	w.store.Update(change)
+	w.store.Synced()
+	for range 1000 {
+		if status := w.controller.Status(); status.Synced && status.Lag == 0 {
+			return w.describe(), nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return "", fmt.Errorf("the controller did not finish: %+v", w.controller.Status())
+}
+
+// difference returns what is new, and nil for what is gone.
+func difference[K comparable, V any](old, now map[K]*V) map[K]*V {
+	change := maps.Clone(now)
+	for key := range old {
+		if _, still := now[key]; !still {
+			change[key] = nil
+		}
+	}
+	return change
+}
+
+// describe prints the services and the problems.
+func (w *world) describe() string {
+	var out strings.Builder
+	for _, service := range w.maps.all() {
+		describeService(&out, service)
+	}
+	problems := append(w.problems, w.controller.Status().Problems...)
+	if len(problems) > 0 {
+		fmt.Fprintln(&out, "problems")
+	}
+	for _, problem := range problems {
+		fmt.Fprintf(&out, "  %s: %s: %s\n", problem.Object, problem.Reason, problem.Message)
+	}
+	return out.String()
+}
+
+func describeService(out io.Writer, service compile.Service) {
+	fmt.Fprintln(out, service.ID)
+	for _, frontend := range service.Frontends {
+		fmt.Fprintf(out, "  %-13s %s\n", frontend.Kind, frontend.Address)
+	}
+	describeBackends(out, "inside", service.Inside)
+	if slices.Equal(service.Inside, service.Outside) {
+		fmt.Fprintln(out, "  outside       as inside")
+	} else {
+		describeBackends(out, "outside", service.Outside)
+	}
+	if service.NoEndpoints {
+		fmt.Fprintln(out, "  no endpoints: reject")
+	}
+	if service.AffinityTimeout != 0 {
+		fmt.Fprintf(out, "  affinity      %v\n", service.AffinityTimeout)
+	}
+}
+
+func describeBackends(out io.Writer, side string, backends []compile.Backend) {
+	if len(backends) == 0 {
+		fmt.Fprintf(out, "  %-13s -\n", side)
+	}
+	for _, backend := range backends {
+		line := fmt.Sprintf("  %-13s %s", side, backend.Address)
+		if backend.Local {
+			line += " local"
+		}
+		if backend.Terminating {
+			line += " terminating"
+		}
+		fmt.Fprintln(out, line)
+	}
+}

@@ -1,0 +1,313 @@
+package sweep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"go.uber.org/zap"
+
+	"github.com/weir-lb/weir/controlplane/apply"
+	"github.com/weir-lb/weir/loader"
+	"github.com/weir-lb/weir/maps"
+)
+
+const jiffiesPerSecond = 100 // as far as the sweeper knows: seconds are what it is told
+
+// bench is what a test sweeps.
+type bench struct {
+	set     *maps.Set
+	sweeper *Sweeper
+	applier *apply.Applier
+	now     uint32 // jiffies when the test began
+}
+
+func newBench(t testing.TB, flows uint32) *bench {
+	t.Helper()
+	set, err := maps.New(maps.Sizes{
+		Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 64, Flows: flows, Embryos: 8192, Devices: 4,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { set.Close() })
+	programs, err := loader.Load(set, loader.Constants{SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: jiffiesPerSecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { programs.Close() })
+	applier, err := apply.New(set, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{set: set, applier: applier, now: jiffies(t)}
+	b.sweeper = b.newSweeper(t, programs)
+	return b
+}
+
+func (b *bench) newSweeper(t testing.TB, programs *loader.Programs) *Sweeper {
+	t.Helper()
+	sweeper, err := New(Options{
+		Set: b.set, Flows: programs.SweepFlows, Embryos: programs.SweepEmbryos, Applier: b.applier,
+		Timeouts: Timeouts{
+			Unanswered: 30 * time.Second, TCP: 1000 * time.Second, TCPClosing: 40 * time.Second,
+			UDP: 100 * time.Second, Foreign: 2000 * time.Second,
+		},
+		Interval: time.Millisecond, JiffiesPerSecond: jiffiesPerSecond, Log: zap.NewNop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sweeper
+}
+
+// jiffies returns the time of the programs.
+func jiffies(t testing.TB) uint32 {
+	t.Helper()
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SocketFilter, License: "GPL",
+		Instructions: asm.Instructions{asm.FnJiffies64.Call(), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	now, err := program.Run(&ebpf.RunOptions{Data: make([]byte, 14)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now
+}
+
+// half is one half of a flow as a test describes it.
+type half struct {
+	state maps.FlowState
+	idle  int // seconds
+}
+
+// flowOf returns the keys of the nth flow's halves.
+func flowOf(n int, protocol uint8) (forward, reverse maps.FlowKey) {
+	client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(n >> 16), byte(n >> 8)}), uint16(1024+n&0xff))
+	tuple := maps.TupleOf(client, netip.MustParseAddrPort("10.96.0.1:80"))
+	back := maps.TupleOf(netip.MustParseAddrPort("10.0.0.1:8080"), client)
+	return maps.FlowKey{Tuple: tuple, Protocol: protocol}, maps.FlowKey{Tuple: back, Protocol: protocol}
+}
+
+// put writes the nth flow; a half that is nil is lost.
+func (b *bench) put(t testing.TB, table *ebpf.Map, n int, protocol uint8, action maps.FlowAction, forward, reverse *half) {
+	t.Helper()
+	key, other := flowOf(n, protocol)
+	for _, entry := range []struct {
+		key  maps.FlowKey
+		to   maps.Tuple
+		half *half
+		kind maps.FlowHalf
+	}{{key, other.Tuple.Reverse(), forward, maps.FlowHalfForward}, {other, key.Tuple.Reverse(), reverse, maps.FlowHalfReverse}} {
+		if entry.half == nil {
+			continue
+		}
+		flow := maps.Flow{
+			To: entry.to, Action: action, Half: entry.kind, State: entry.half.state, Service: 5, Backend: 7,
+			LastSeen: b.now - uint32(entry.half.idle*jiffiesPerSecond),
+		}
+		if err := table.Put(&entry.key, &flow); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (b *bench) once(t testing.TB) {
+	t.Helper()
+	if err := b.sweeper.Once(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// there returns which halves of a flow a table has.
+func there(t testing.TB, table *ebpf.Map, n int, protocol uint8) string {
+	t.Helper()
+	forward, reverse := flowOf(n, protocol)
+	found := ""
+	for what, key := range map[string]maps.FlowKey{"forward": forward, "reverse": reverse} {
+		var flow maps.Flow
+		err := table.Lookup(&key, &flow)
+		if err == nil && found != "" {
+			return "both"
+		}
+		if err == nil {
+			found = what
+		} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
+			t.Fatal(err)
+		}
+	}
+	return found
+}
+
+func TestIdleFlowsAreRemoved(t *testing.T) {
+	const tcp, udp = 6, 17
+	established := func(idle int) *half { return &half{maps.FlowEstablished, idle} }
+	closing := func(idle int) *half { return &half{maps.FlowClosing, idle} }
+	b := newBench(t, 1024)
+	for n, test := range []struct {
+		what             string
+		embryo           bool
+		protocol         uint8
+		action           maps.FlowAction
+		forward, reverse *half
+		want             string
+	}{
+		{"fresh", false, tcp, maps.FlowForward, established(0), established(0), "both"},
+		{"idle for less than it may", false, tcp, maps.FlowForward, established(995), established(995), "both"},
+		{"idle for too long", false, tcp, maps.FlowForward, established(1001), established(1001), ""},
+		{"one half has been busy", false, tcp, maps.FlowForward, established(1001), established(5), "both"},
+		{"one half has been busy, the other way", false, tcp, maps.FlowForward, established(5), established(1001), "both"},
+		{"UDP idle for too long", false, udp, maps.FlowStack, established(101), established(101), ""},
+		{"UDP idle for less than it may", false, udp, maps.FlowStack, established(95), established(120), "both"},
+		{"half closed", false, tcp, maps.FlowStack, closing(900), established(900), "both"},
+		{"closed by both", false, tcp, maps.FlowStack, closing(41), closing(41), ""},
+		{"closed by both just now", false, tcp, maps.FlowStack, closing(41), closing(35), "both"},
+		{"reset", false, tcp, maps.FlowStack, &half{maps.FlowClosed, 41}, established(41), ""},
+		{"reset by the other side", false, tcp, maps.FlowStack, established(41), &half{maps.FlowClosed, 41}, ""},
+		{"one half lost", false, tcp, maps.FlowStack, established(500), nil, "forward"},
+		{"one half lost, idle for too long", false, tcp, maps.FlowStack, nil, established(1001), ""},
+		{"embryo", true, tcp, maps.FlowStack, &half{maps.FlowUnanswered, 25}, &half{maps.FlowUnanswered, 25}, "both"},
+		{"embryo idle for too long", true, tcp, maps.FlowStack, &half{maps.FlowUnanswered, 31}, &half{maps.FlowUnanswered, 31}, ""},
+		{"embryo answered", true, udp, maps.FlowStack, &half{maps.FlowUnanswered, 31}, &half{maps.FlowAnswered, 31}, ""},
+		{"foreign TCP", false, tcp, maps.FlowForeign, nil, established(1990), "reverse"},
+		{"foreign TCP idle for too long", false, tcp, maps.FlowForeign, nil, established(2001), ""},
+		{"foreign UDP", false, udp, maps.FlowForeign, nil, established(95), "reverse"},
+		{"foreign UDP idle for too long", false, udp, maps.FlowForeign, nil, established(101), ""},
+		{"from a tick ahead", false, tcp, maps.FlowStack, established(-1), established(-1), "both"},
+	} {
+		table := b.set.Flows
+		if test.embryo {
+			table = b.set.Embryos
+		}
+		b.put(t, table, n, test.protocol, test.action, test.forward, test.reverse)
+		b.once(t)
+		if got := there(t, table, n, test.protocol); got != test.want {
+			t.Errorf("%s: %q is there, want %q", test.what, got, test.want)
+		}
+	}
+}
+
+// Flows say which service and backend they name: the sweep notes its epoch, which goes on after a restart.
+func TestLivingFlowsAreNoted(t *testing.T) {
+	b := newBench(t, 1024)
+	established := &half{maps.FlowEstablished, 0}
+	usage := func() [2]uint32 {
+		var last [2]uint32
+		for i, noted := range []struct {
+			m     *ebpf.Map
+			index uint32
+		}{{b.set.ServiceUsage, 5}, {b.set.BackendUsage, 7}} {
+			if err := noted.m.Lookup(noted.index, &last[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return last
+	}
+	expect := func(what string, want uint32) {
+		t.Helper()
+		b.once(t)
+		if got := usage(); got != [2]uint32{want, want} {
+			t.Errorf("%s: epochs %v, want %d", what, got, want)
+		}
+	}
+	expect("no flow", 0)
+	b.put(t, b.set.Flows, 1, 6, maps.FlowStack, established, established)
+	expect("a flow", 2)
+	forward, reverse := flowOf(1, 6)
+	if err := errors.Join(b.set.Flows.Delete(&forward), b.set.Flows.Delete(&reverse)); err != nil {
+		t.Fatal(err)
+	}
+	expect("gone", 2)
+	b.put(t, b.set.Embryos, 2, 6, maps.FlowStack, &half{maps.FlowUnanswered, 0}, nil)
+	expect("half an embryo", 4)
+	b.put(t, b.set.Flows, 3, 6, maps.FlowForeign, nil, established)
+	b.put(t, b.set.Embryos, 2, 6, maps.FlowStack, &half{maps.FlowUnanswered, 100}, nil)
+	expect("a foreign flow and an expired embryo", 4)
+
+	b.sweeper = b.newSweeper(t, &loader.Programs{SweepFlows: b.sweeper.options.Flows, SweepEmbryos: b.sweeper.options.Embryos})
+	b.put(t, b.set.Flows, 1, 6, maps.FlowStack, established, nil)
+	expect("after a restart", 6)
+}
+
+func TestRunEnds(t *testing.T) {
+	b := newBench(t, 1024)
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := b.sweeper.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	if b.sweeper.epoch < 2 {
+		t.Errorf("%d sweeps in 100 ms", b.sweeper.epoch)
+	}
+}
+
+// fill makes a table of many flows, of which every tenth is idle for too long.
+func (b *bench) fill(t testing.TB, flows int) {
+	t.Helper()
+	for n := range flows {
+		idle := 0
+		if n%10 == 0 {
+			idle = 1001
+		}
+		b.put(t, b.set.Flows, n, 6, maps.FlowForward, &half{maps.FlowEstablished, idle}, &half{maps.FlowEstablished, idle})
+	}
+}
+
+// All of a large table is swept, in pieces.
+func TestALargeTableIsSweptInPieces(t *testing.T) {
+	b := newBench(t, 65536)
+	const flows = 30000
+	b.once(t) // the programs are told the timeouts
+	b.fill(t, flows)
+	done, err := walk(context.Background(), b.sweeper.options.Flows, b.set.Flows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done.pieces < 2*flows/4096 {
+		t.Errorf("%d pieces for %d elements", done.pieces, 2*flows)
+	}
+	b.once(t)
+	left := 0
+	if err := maps.Each(b.set.Flows, func(maps.FlowKey, maps.Flow) bool { left++; return true }); err != nil {
+		t.Fatal(err)
+	}
+	if want := 2 * flows * 9 / 10; left != want {
+		t.Errorf("%d halves are left, want %d", left, want)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := b.sweeper.Once(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a sweep that was called off: %v", err)
+	}
+}
+
+// BenchmarkSweep measures a sweep of the default table, empty and full, and the longest piece of it.
+func BenchmarkSweep(b *testing.B) {
+	for _, flows := range []int{0, 262144} {
+		b.Run(fmt.Sprint(2*flows), func(b *testing.B) {
+			bench := newBench(b, 524288)
+			bench.once(b)
+			for n := range flows {
+				bench.put(b, bench.set.Flows, n, 6, maps.FlowForward, &half{maps.FlowEstablished, 0}, &half{maps.FlowEstablished, 0})
+			}
+			longest := time.Duration(0)
+			for b.Loop() {
+				done, err := walk(context.Background(), bench.sweeper.options.Flows, bench.set.Flows)
+				if err != nil {
+					b.Fatal(err)
+				}
+				longest = max(longest, done.longest)
+			}
+			b.ReportMetric(float64(longest.Microseconds()), "longest-us")
+		})
+	}
+}

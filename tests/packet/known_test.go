@@ -1,0 +1,236 @@
+package packet
+
+import (
+	"testing"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
+)
+
+// toLocal opens a flow to a local backend and returns the client's first packet and what it became.
+func (tr *trial) toLocal() (in, translated Frame) {
+	tr.Helper()
+	tr.serve(tr.service("web", tr.local(tr.Pod)))
+	in = tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+	translated = in.translated(in.From, tr.at(tr.Pod, targetPort))
+	tr.expect("eth0", in, Pass, translated)
+	return in, translated
+}
+
+// toRemote opens a flow to a remote backend and returns the client's first packet and what it became.
+func (tr *trial) toRemote() (in, translated Frame) {
+	tr.Helper()
+	tr.serve(tr.service("web", tr.remote(tr.Remote)))
+	in = tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+	result := tr.run("eth0", in.Bytes())
+	port := tr.tupleOf(result).from.Port()
+	translated = in.translated(tr.at(tr.NodeEth0, port), tr.at(tr.Remote, targetPort))
+	tr.compare(result, tr.sentVerdict(true), tr.sent(translated, "eth0", gatewayMAC()).Bytes())
+	return in, translated
+}
+
+// The answer of a local backend gets the frontend's address where it leaves.
+func TestAnswerOfLocalBackend(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		in, translated := tr.toLocal()
+		answer := translated.answer(tr.Device("eth0").MAC, gatewayMAC())
+		tr.expectOf(NodeEgress, "eth0", answer, Pass, answer.translated(in.To, in.From))
+	})
+}
+
+// The answer of a remote backend gets the frontend's address and goes to the client, one hop older.
+func TestAnswerOfRemoteBackend(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		in, translated := tr.toRemote()
+		answer := translated.answer(gatewayMAC(), tr.Device("eth0").MAC)
+		want := tr.sent(answer.translated(in.To, in.From), "eth0", gatewayMAC())
+		tr.expect("eth0", answer, tr.sentVerdict(true), want)
+	})
+}
+
+// The answer of a local backend that would leave by another device than the client came by is sent by that one.
+func TestAnswerLeavesByArrivalDevice(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		in, translated := tr.toLocal()
+		answer := translated.answer(tr.Device("eth1").MAC, secondGatewayMAC())
+		tr.expectOf(NodeEgress, "eth1", answer, Redirect, answer.translated(in.To, in.From))
+	})
+}
+
+// The answer of a remote backend is sent to where the client came from, although a route leads elsewhere.
+func TestAnswerReturnsByArrivalDevice(t *testing.T) {
+	forEach(t, cases{families: []compile.Family{compile.IPv4}}, func(tr *trial) {
+		tr.serve(tr.service("web", tr.remote(tr.Remote)))
+		// eth1 has a route to this client, eth0 has the default route only.
+		in := tr.frame("eth0", tr.at(tr.SecondClient, clientPort), tr.at(tr.LoadBalancer, servicePort))
+		port := tr.tupleOf(tr.run("eth0", in.Bytes())).from.Port()
+		answer := in.translated(tr.at(tr.NodeEth0, port), tr.at(tr.Remote, targetPort)).
+			answer(gatewayMAC(), tr.Device("eth0").MAC)
+		want := tr.sent(answer.translated(in.To, in.From), "eth0", gatewayMAC())
+		tr.expect("eth0", answer, tr.sentVerdict(true), want)
+	})
+}
+
+// The client's first packet after the backend's answer moves the flow from the embryos to the flow table; a
+// packet before leaves it there.
+func TestClientsAnswerEstablishes(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		in, translated := tr.toLocal()
+		later := in.later()
+		tr.expect("eth0", later, Pass, later.translated(later.From, translated.To))
+		tr.wantTables(0, 2)
+		answer := translated.answer(tr.Device("eth0").MAC, gatewayMAC())
+		tr.runProgram(NodeEgress, "eth0", answer.Bytes())
+		tr.wantTables(0, 2)
+		tr.expect("eth0", later, Pass, later.translated(later.From, translated.To))
+		tr.wantTables(2, 0)
+		tr.expectCounters(maps.PacketCounters{FlowNew: 1, FlowEstablished: 1})
+	})
+}
+
+// wantTables compares how many halves of flows there are.
+func (tr *trial) wantTables(flows, embryos int) {
+	tr.Helper()
+	established, err := tr.halves(tr.Maps.Flows)
+	if err != nil {
+		tr.Fatal(err)
+	}
+	unanswered, err := tr.halves(tr.Maps.Embryos)
+	if err != nil {
+		tr.Fatal(err)
+	}
+	if len(established) != flows || len(unanswered) != embryos {
+		tr.Errorf("there are %d halves of flows and %d of embryos, not %d and %d",
+			len(established), len(unanswered), flows, embryos)
+	}
+}
+
+// establish makes a flow of two packets an established one.
+func (tr *trial) establish(in, translated Frame) {
+	tr.Helper()
+	if translated.From == in.From {
+		tr.runProgram(NodeEgress, "eth0", translated.answer(tr.Device("eth0").MAC, gatewayMAC()).Bytes())
+	} else {
+		tr.run("eth0", translated.answer(gatewayMAC(), tr.Device("eth0").MAC).Bytes())
+	}
+	tr.run("eth0", in.later().Bytes())
+	tr.wantTables(2, 0)
+}
+
+// Packets of an established flow go on both ways, and keep going when the Service is gone (rules X01, D03).
+func TestX01EstablishedFlowOutlivesService(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		in, translated := tr.toRemote()
+		tr.establish(in, translated)
+		tr.serve()
+		later := in.later()
+		want := tr.sent(later.translated(translated.From, translated.To), "eth0", gatewayMAC())
+		tr.expect("eth0", later, tr.sentVerdict(true), want)
+		answer := translated.answer(gatewayMAC(), tr.Device("eth0").MAC)
+		want = tr.sent(answer.translated(in.To, in.From), "eth0", gatewayMAC())
+		tr.expect("eth0", answer, tr.sentVerdict(true), want)
+	})
+}
+
+// A service's new backends get new flows only (rule T04).
+func TestT04EstablishedFlowKeepsItsBackend(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		in, translated := tr.toLocal()
+		tr.establish(in, translated)
+		tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+		later := in.later()
+		tr.expect("eth0", later, Pass, later.translated(later.From, tr.at(tr.Pod, targetPort)))
+		fresh := tr.frame("eth0", tr.at(tr.OtherClient, clientPort), in.To)
+		tr.expect("eth0", fresh, Pass, fresh.translated(fresh.From, tr.at(tr.OtherPod, targetPort)))
+	})
+}
+
+// A retransmitted SYN of a flow that nobody has answered goes the same way again.
+func TestX10RetransmittedSYN(t *testing.T) {
+	forEach(t, cases{protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {
+		in, translated := tr.toRemote()
+		want := tr.sent(in.translated(translated.From, translated.To), "eth0", gatewayMAC())
+		tr.expect("eth0", in, tr.sentVerdict(true), want)
+		tr.expectCounters(maps.PacketCounters{FlowNew: 1})
+	})
+}
+
+// A SYN on a connection that has ended, by a FIN or a RST of either side, opens a new flow (rule X10).
+func TestX10SYNOnClosedFlow(t *testing.T) {
+	ends := map[string]func(in, translated Frame) (Frame, bool){
+		"client's FIN":  func(in, _ Frame) (Frame, bool) { in = in.later(); in.TCP.FIN = true; return in, true },
+		"client's RST":  func(in, _ Frame) (Frame, bool) { in = in.later(); in.TCP.RST = true; return in, true },
+		"backend's FIN": func(_, out Frame) (Frame, bool) { out.TCP.FIN = true; return out, false },
+		"backend's RST": func(_, out Frame) (Frame, bool) { out.TCP.RST = true; return out, false },
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			forEach(t, cases{protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {
+				in, translated := tr.toLocal()
+				tr.establish(in, translated)
+				last, fromClient := end(in, translated.answer(tr.Device("eth0").MAC, gatewayMAC()))
+				if fromClient {
+					tr.run("eth0", last.Bytes())
+				} else {
+					tr.runProgram(NodeEgress, "eth0", last.Bytes())
+				}
+				tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+				tr.expect("eth0", in, Pass, in.translated(in.From, tr.at(tr.OtherPod, targetPort)))
+				tr.expectCounters(maps.PacketCounters{FlowNew: 2, FlowEstablished: 1})
+				tr.wantTables(0, 2)
+			})
+		})
+	}
+}
+
+// A SYN on a connection that lives changes nothing: the backend answers for it (RFC 5961).
+func TestX10SYNOnLivingFlow(t *testing.T) {
+	forEach(t, cases{protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {
+		in, translated := tr.toLocal()
+		tr.establish(in, translated)
+		tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+		tr.expect("eth0", in, Pass, translated)
+		tr.wantTables(2, 0)
+	})
+}
+
+// A backend that refuses the connection is not asked again: the next SYN may go elsewhere.
+func TestSYNAfterRefusal(t *testing.T) {
+	forEach(t, cases{protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {
+		in, translated := tr.toLocal()
+		refusal := translated.answer(tr.Device("eth0").MAC, gatewayMAC())
+		refusal.TCP.RST = true
+		tr.expectOf(NodeEgress, "eth0", refusal, Pass, refusal.translated(in.To, in.From))
+		tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+		tr.expect("eth0", in, Pass, in.translated(in.From, tr.at(tr.OtherPod, targetPort)))
+		tr.expectCounters(maps.PacketCounters{FlowNew: 2})
+	})
+}
+
+// An answer of a local backend that comes in from outside is somebody else's packet.
+func TestAnswerOfLocalBackendFromOutside(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		_, translated := tr.toLocal()
+		tr.expectUntouched("eth0", translated.answer(gatewayMAC(), tr.Device("eth0").MAC).Bytes())
+	})
+}
+
+// Both directions are accounted to the service, in packets and bytes of IP.
+func TestTrafficOfService(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		in, translated := tr.toLocal()
+		tr.establish(in, translated)
+		length := func(f Frame) uint64 { return uint64(len(f.Bytes()) - 14) }
+		want := maps.Traffic{
+			Flows: 1, Packets: 2, Bytes: length(in) + length(in.later()), ReplyPackets: 1,
+			ReplyBytes: length(translated.answer(gatewayMAC(), gatewayMAC())),
+		}
+		traffic, err := tr.Traffic()
+		if err != nil {
+			tr.Fatal(err)
+		}
+		if got := traffic[tr.service("web").ID]; got != want {
+			tr.Errorf("traffic is %+v, not %+v", got, want)
+		}
+	})
+}

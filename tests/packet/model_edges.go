@@ -1,0 +1,353 @@
+package packet
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
+)
+
+// nodeArrive is node_xdp and node_ingress.
+func (v *visit) nodeArrive() (Result, error) {
+	if !v.forUs() {
+		v.counters.PassNotForUs++
+		return v.untouched(), nil
+	}
+	h, found := v.lookup()
+	switch found {
+	case refused:
+		return Result{Verdict: Drop}, nil
+	case hit:
+		return v.nodeTranslate(h), nil
+	default:
+		return v.nodeNew()
+	}
+}
+
+// nodeTranslate is a packet of a known flow.
+func (v *visit) nodeTranslate(h *half) Result {
+	switch h.action {
+	case maps.FlowForeign:
+		v.account(h)
+		v.counters.PassForeign++
+		return v.untouched()
+	case maps.FlowForward:
+		return v.nodeForward(h)
+	default:
+		if !h.forward() {
+			return v.untouched() // turned back at egress
+		}
+		v.account(h)
+		return Result{Pass, v.rewrite(v.frame, h.to)}
+	}
+}
+
+// nodeForward sends a packet of a known flow out again.
+func (v *visit) nodeForward(h *half) Result {
+	if v.ttl <= 1 {
+		return v.timeExceeded()
+	}
+	next := v.next(h)
+	if !v.canSend(next) {
+		return v.nodeRefuse(next)
+	}
+	v.account(h)
+	return v.send(next, h.to)
+}
+
+// next is the way of a packet of a flow: forward by the routes, back by the device the client came by.
+func (v *visit) next(h *half) hop {
+	if h.forward() || h.ifindex == 0 {
+		return v.routing.next(h.to.to.Addr(), v.length, 0)
+	}
+	next := v.routing.next(h.to.to.Addr(), v.length, h.ifindex)
+	if next.way == wayStack {
+		return v.routing.next(h.to.to.Addr(), v.length, 0)
+	}
+	return next
+}
+
+// canSend tells whether this program can send the packet that way itself.
+func (v *visit) canSend(next hop) bool {
+	if v.tagged {
+		return false
+	}
+	if !v.program.XDP() {
+		return next.way == wayOut || next.way == wayNoNeighbour
+	}
+	return next.way == wayOut && (next.device == v.device || next.device.XDP)
+}
+
+func (v *visit) send(next hop, to tuple) Result {
+	frame := v.hopped(v.rewrite(v.frame, to))
+	if !v.program.XDP() {
+		return Result{Redirect, frame}
+	}
+	copy(frame, next.mac)
+	copy(frame[6:], next.device.MAC)
+	if next.device == v.device {
+		return Result{Transmit, frame}
+	}
+	return Result{Redirect, frame}
+}
+
+// nodeRefuse is a packet that cannot go its way, or not from this program.
+func (v *visit) nodeRefuse(next hop) Result {
+	switch {
+	case next.way == wayTooBig:
+		return v.tooBig(next.mtu)
+	case next.way == wayDrop:
+		return v.drop(&v.counters.DropNoRoute)
+	case v.program.XDP():
+		return v.passUp()
+	default:
+		return v.untouched()
+	}
+}
+
+// nodeNew is a packet of no flow.
+func (v *visit) nodeNew() (Result, error) {
+	service, nodePort := v.service()
+	if service == nil {
+		return v.nodeUnclaimed(), nil
+	}
+	if !isHost(v.tuple.from.Addr()) {
+		return v.untouched(), nil
+	}
+	if nodePort && v.tcp() && !v.opens() {
+		v.counters.PassWithoutFlow++
+		return v.untouched(), nil
+	}
+	if len(service.Outside) == 0 {
+		return v.noBackend(service), nil
+	}
+	return v.nodeOpen(service)
+}
+
+// nodeUnclaimed is a packet to no frontend. No socket of these tests has a port of the SNAT range.
+func (v *visit) nodeUnclaimed() Result {
+	to := v.tuple.to
+	if !v.inRange(to.Port()) || v.opens() || !v.nodeAddrs[to.Addr()] {
+		return v.untouched()
+	}
+	return v.drop(&v.counters.DropSnatOrphan)
+}
+
+func (v *visit) noBackend(service *compile.Service) Result {
+	if service.NoEndpoints {
+		return v.refuse()
+	}
+	return v.drop(&v.counters.DropNoLocalEndpoint)
+}
+
+// nodeOpen sends a new flow to a backend, the same for the same tuple until the service changes.
+func (v *visit) nodeOpen(service *compile.Service) (Result, error) {
+	key := tableKey{service.ID, v.tuple}
+	for _, backend := range v.pick(service, false) {
+		before := v.counters
+		result, plan := v.nodePlan(service, backend)
+		if plan == nil && v.agrees(result) {
+			return result, nil
+		}
+		v.counters = before
+		if plan == nil || backend.Address != v.seen.to || !v.open(plan, plan.action == maps.FlowForward) {
+			continue
+		}
+		if once, ok := v.picked[key]; ok && once != backend.Address {
+			return Result{}, fmt.Errorf("%v goes to %v, once it went to %v", v.tuple, backend.Address, once)
+		}
+		v.picked[key] = backend.Address
+		return v.nodeBegun(plan), nil
+	}
+	return Result{}, fmt.Errorf("%v may not become %v", v.tuple, v.seen)
+}
+
+// agrees tells whether this is what the program made of the packet.
+func (v *visit) agrees(result Result) bool {
+	if result.Verdict != v.result.Verdict {
+		return false
+	}
+	return result.Verdict == Drop || bytes.Equal(result.Packet, v.result.Packet)
+}
+
+// nodePlan says how a flow reaches its backend; no plan: the packet ends, as the result says.
+func (v *visit) nodePlan(service *compile.Service, backend compile.Backend) (Result, *half) {
+	ifindex := v.logical()
+	if v.tagged {
+		ifindex = 0 // the VLAN's own device, whose index we do not know
+	}
+	plan := &half{
+		to:      tuple{netip.AddrPortFrom(v.tuple.from.Addr(), v.seen.from.Port()), backend.Address},
+		service: service.ID, backend: backend.Address, ifindex: ifindex, action: maps.FlowStack,
+	}
+	if backend.Local {
+		return Result{}, plan
+	}
+	next := v.routing.next(backend.Address.Addr(), v.length, 0)
+	toPods := next.device != nil && next.device.Pod != 0
+	if next.way == wayStack || toPods {
+		return Result{}, plan
+	}
+	if v.ttl <= 1 {
+		return v.timeExceeded(), nil
+	}
+	if !v.canSend(next) {
+		return v.nodeRefuse(next), nil
+	}
+	source := v.address(next.device)
+	if !source.IsValid() {
+		return v.drop(&v.counters.DropSnatNoAddress), nil
+	}
+	plan.to.from = netip.AddrPortFrom(source, v.seen.from.Port())
+	plan.action = maps.FlowForward
+	return Result{}, plan
+}
+
+// nodeBegun is the first packet of a flow. Its flow stays also where the packet does not get far.
+func (v *visit) nodeBegun(h *half) Result {
+	if h.action == maps.FlowStack {
+		return Result{Pass, v.rewrite(v.frame, h.to)}
+	}
+	return v.send(v.next(h), h.to)
+}
+
+// nodeDepart is node_egress.
+func (v *visit) nodeDepart() Result {
+	h, found := v.lookup()
+	switch {
+	case found == refused:
+		return Result{Verdict: Drop}
+	case found == miss:
+		v.recordForeign()
+		return v.untouched()
+	case h.forward() || h.action != maps.FlowStack:
+		return v.untouched()
+	}
+	v.account(h)
+	frame := v.rewrite(v.frame, h.to)
+	if h.ifindex == 0 || h.ifindex == v.logical() || v.routing.devices[h.ifindex] == nil {
+		return Result{Pass, frame}
+	}
+	return Result{Redirect, frame}
+}
+
+// recordForeign notes a connection of the node itself whose answers could be taken for packets of ours.
+func (v *visit) recordForeign() {
+	from := v.tuple.from
+	ours := v.inRange(from.Port()) || v.services[v.nodePortOf(from)] != nil
+	if !ours || !v.nodeAddrs[from.Addr()] {
+		return
+	}
+	inbound := v.id()
+	inbound.tuple = v.tuple.reverse()
+	if known := v.flows[inbound]; known != nil {
+		if known.action == maps.FlowForeign {
+			v.track(known)
+		}
+		return
+	}
+	if v.flags&tcpRST != 0 || v.embryos[inbound] != nil || len(v.flows) >= int(v.settings.Sizes.Flows) {
+		return
+	}
+	v.flows[inbound] = &half{action: maps.FlowForeign, half: maps.FlowHalfReverse}
+	v.counters.FlowForeign++
+}
+
+// podSend is pod_ingress.
+func (v *visit) podSend() (Result, error) {
+	if !v.forUs() {
+		v.counters.PassNotForUs++
+		return v.untouched(), nil
+	}
+	h, found := v.lookup()
+	switch found {
+	case refused:
+		return Result{Verdict: Drop}, nil
+	case hit:
+		return v.podTranslate(h, true), nil
+	default:
+		return v.podNew()
+	}
+}
+
+func (v *visit) podTranslate(h *half, known bool) Result {
+	back := h.action == maps.FlowReturn
+	if !back && !h.forward() {
+		return v.untouched()
+	}
+	if back && v.ttl <= 1 {
+		return v.timeExceeded()
+	}
+	if known {
+		v.account(h)
+	}
+	frame := v.rewrite(v.frame, h.to)
+	if !back {
+		return Result{Pass, frame}
+	}
+	return Result{Redirect, returned(v.hopped(frame))}
+}
+
+func (v *visit) podNew() (Result, error) {
+	service, _ := v.service()
+	if service == nil || !isHost(v.tuple.from.Addr()) {
+		return v.untouched(), nil
+	}
+	if v.tcp() && !v.opens() {
+		v.counters.PassWithoutFlow++
+		return v.untouched(), nil
+	}
+	if len(service.Inside) == 0 {
+		return v.noBackend(service), nil
+	}
+	return v.podOpen(service)
+}
+
+// podOpen sends a new flow of a pod to a backend.
+func (v *visit) podOpen(service *compile.Service) (Result, error) {
+	for _, backend := range v.pick(service, true) {
+		before := v.counters
+		result, plan := v.podPlan(service, backend)
+		if plan == nil && v.agrees(result) {
+			return result, nil
+		}
+		v.counters = before
+		if plan != nil && backend.Address == v.seen.to && v.open(plan, plan.action == maps.FlowReturn) {
+			return v.podTranslate(plan, false), nil
+		}
+	}
+	return Result{}, fmt.Errorf("%v may not become %v", v.tuple, v.seen)
+}
+
+// podPlan is nodePlan for a packet of a pod: only one to itself needs the node's address.
+func (v *visit) podPlan(service *compile.Service, backend compile.Backend) (Result, *half) {
+	plan := &half{
+		to:      tuple{netip.AddrPortFrom(v.tuple.from.Addr(), v.seen.from.Port()), backend.Address},
+		service: service.ID, backend: backend.Address, ifindex: v.device.Index, action: maps.FlowStack,
+	}
+	if backend.Address.Addr() != v.tuple.from.Addr() {
+		return Result{}, plan
+	}
+	source := v.address(v.device)
+	if !source.IsValid() {
+		return v.drop(&v.counters.DropNoHairpinAddress), nil
+	}
+	if v.ttl <= 1 {
+		return v.timeExceeded(), nil
+	}
+	plan.to.from = netip.AddrPortFrom(source, v.seen.from.Port())
+	plan.action = maps.FlowReturn
+	return Result{}, plan
+}
+
+// podReceive is pod_egress.
+func (v *visit) podReceive() Result {
+	h, found := v.lookup()
+	if found != hit || h.forward() || h.action != maps.FlowStack {
+		return v.untouched()
+	}
+	v.account(h)
+	return Result{Pass, v.rewrite(v.frame, h.to)}
+}

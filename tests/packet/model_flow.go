@@ -1,0 +1,202 @@
+package packet
+
+import (
+	"net/netip"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
+)
+
+// flowID is what a packet's flow is found by.
+type flowID struct {
+	tuple    tuple
+	edge     uint16
+	protocol uint8
+}
+
+// other returns the ID of the other half of a flow whose packets get the tuple `to`.
+func (id flowID) other(to tuple) flowID {
+	id.tuple = to.reverse()
+	return id
+}
+
+// half is one direction of a flow.
+type half struct {
+	to      tuple
+	action  maps.FlowAction
+	half    maps.FlowHalf
+	state   maps.FlowState
+	service compile.ID
+	backend netip.AddrPort
+	ifindex int
+}
+
+func (h *half) forward() bool { return h.half == maps.FlowHalfForward }
+
+func (v *visit) id() flowID {
+	return flowID{v.tuple, v.device.Record.EdgeId, v.protocol}
+}
+
+// found is what the flow tables say about a packet.
+type found int
+
+const (
+	miss found = iota
+	hit
+	refused // its flow cannot be established: no room
+)
+
+// lookup finds the half a packet belongs to, and moves a flow on that it answers.
+func (v *visit) lookup() (*half, found) {
+	id := v.id()
+	h := v.flows[id]
+	if h == nil {
+		return v.lookupEmbryo(id)
+	}
+	if v.opens() && h.forward() && h.action != maps.FlowForeign && v.closing(id, h) {
+		other := id.other(h.to)
+		delete(v.flows, id)
+		delete(v.flows, other)
+		delete(v.embryos, id)
+		delete(v.embryos, other)
+		return nil, miss
+	}
+	return h, hit
+}
+
+// closing tells whether either side of the connection has ended it.
+func (v *visit) closing(id flowID, h *half) bool {
+	peer := v.flows[id.other(h.to)]
+	return h.state >= maps.FlowClosing || peer == nil || peer.state >= maps.FlowClosing
+}
+
+func (v *visit) lookupEmbryo(id flowID) (*half, found) {
+	h := v.embryos[id]
+	if h == nil {
+		return nil, miss
+	}
+	if !h.forward() {
+		if h.state == maps.FlowUnanswered {
+			h.state = maps.FlowAnswered
+		}
+		return h, hit
+	}
+	other := id.other(h.to)
+	peer := v.embryos[other]
+	if peer == nil {
+		return v.rebuild(id, h)
+	}
+	if v.opens() {
+		if h.state >= maps.FlowClosing || peer.state >= maps.FlowClosing {
+			return nil, miss
+		}
+		return h, hit
+	}
+	if peer.state != maps.FlowAnswered || h.state >= maps.FlowClosing || v.flags&tcpRST != 0 {
+		return h, hit
+	}
+	return v.establish(id, h, other, peer)
+}
+
+// rebuild puts back the reverse half of an embryo, which eviction took.
+func (v *visit) rebuild(id flowID, h *half) (*half, found) {
+	reverse := *h
+	reverse.to, reverse.half, reverse.state = id.tuple.reverse(), maps.FlowHalfReverse, maps.FlowUnanswered
+	if !v.free(id.other(h.to), id) {
+		return nil, miss
+	}
+	v.embryos[id.other(h.to)] = &reverse
+	v.counters.FlowReverseRebuilt++
+	return h, hit
+}
+
+// establish moves a pair of embryos to the flow table.
+func (v *visit) establish(id flowID, h *half, other flowID, peer *half) (*half, found) {
+	if len(v.flows)+2 > int(v.settings.Sizes.Flows) {
+		v.counters.DropFlowTableFull++
+		return nil, refused
+	}
+	h.state, peer.state = maps.FlowEstablished, maps.FlowEstablished
+	v.flows[id], v.flows[other] = h, peer
+	delete(v.embryos, id)
+	delete(v.embryos, other)
+	v.counters.FlowEstablished++
+	return h, hit
+}
+
+// free tells whether answers of a flow with that forward ID may come as `reverse`.
+func (v *visit) free(reverse, forward flowID) bool {
+	if holder := v.embryos[reverse]; holder != nil && reverse.other(holder.to) != forward {
+		return false
+	}
+	return v.flows[reverse] == nil
+}
+
+// account notes a packet of a known flow that goes through. What goes through of a foreign flow is its answer.
+func (v *visit) account(h *half) {
+	v.track(h)
+	if h.action != maps.FlowForeign {
+		v.carry(h)
+	} else if h.state == maps.FlowUnanswered {
+		h.state = maps.FlowEstablished
+	}
+}
+
+// track follows the end of a TCP connection.
+func (v *visit) track(h *half) {
+	if v.flags&tcpRST != 0 {
+		h.state = maps.FlowClosed
+	} else if v.flags&tcpFIN != 0 && h.state < maps.FlowClosing {
+		h.state = maps.FlowClosing
+	}
+}
+
+// carry accounts a packet to its service.
+func (v *visit) carry(h *half) {
+	traffic := v.trafficOf(h.service)
+	if h.forward() {
+		traffic.Packets++
+		traffic.Bytes += uint64(v.parsed.length)
+	} else {
+		traffic.ReplyPackets++
+		traffic.ReplyBytes += uint64(v.parsed.length)
+	}
+}
+
+func (v *visit) trafficOf(service compile.ID) *maps.Traffic {
+	if v.traffic[service] == nil {
+		v.traffic[service] = &maps.Traffic{}
+	}
+	return v.traffic[service]
+}
+
+// open begins a flow with the tuple that the program gave the packet. False: it may not have given it that one.
+func (v *visit) open(h *half, snat bool) bool {
+	id := v.id()
+	reverse := id.other(h.to)
+	if !v.free(reverse, id) || !v.portAllowed(h.to, snat) {
+		return false
+	}
+	answers := *h
+	answers.to, answers.half = id.tuple.reverse(), maps.FlowHalfReverse
+	v.embryos[reverse], v.embryos[id] = &answers, h
+	v.trafficOf(h.service).Flows++
+	v.counters.FlowNew++
+	v.carry(h)
+	return true
+}
+
+// portAllowed tells whether the flow may have this source port: the client's where that may be, else any of
+// the SNAT range.
+func (v *visit) portAllowed(to tuple, snat bool) bool {
+	own := v.tuple.from.Port()
+	mine := tuple{netip.AddrPortFrom(to.from.Addr(), own), to.to}
+	if (!snat || v.inRange(own)) && v.free(v.id().other(mine), v.id()) {
+		return to.from.Port() == own
+	}
+	return v.inRange(to.from.Port())
+}
+
+func (v *visit) inRange(port uint16) bool {
+	return port >= v.settings.Constants.SNATPortMin && port <= v.settings.Constants.SNATPortMax
+}

@@ -1,0 +1,169 @@
+package packet
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
+)
+
+// Counters returns the counters, all CPUs added.
+func (w *World) Counters() (maps.PacketCounters, error) {
+	var perCPU []maps.PacketCounters
+	if err := w.Maps.Counters.Lookup(uint32(0), &perCPU); err != nil {
+		return maps.PacketCounters{}, fmt.Errorf("read the counters: %w", err)
+	}
+	return addUp(perCPU)
+}
+
+// addUp adds records of which every field is a u64.
+func addUp[T any](perCPU []T) (total T, err error) {
+	size := binary.Size(total)
+	sums := make([]byte, size)
+	for _, values := range perCPU {
+		raw, err := binary.Append(nil, binary.NativeEndian, values)
+		if err != nil {
+			return total, err
+		}
+		for i := 0; i < size; i += 8 {
+			sum := binary.NativeEndian.Uint64(sums[i:]) + binary.NativeEndian.Uint64(raw[i:])
+			binary.NativeEndian.PutUint64(sums[i:], sum)
+		}
+	}
+	return total, binary.Read(bytes.NewReader(sums), binary.NativeEndian, &total)
+}
+
+// names returns the ID of every service by the number that flows name it by.
+func (w *World) names() (map[uint32]compile.ID, error) {
+	names := make(map[uint32]compile.ID)
+	var index uint32
+	var record maps.ServiceName
+	entries := w.Maps.ServiceNames.Iterate()
+	for entries.Next(&index, &record) {
+		name, _, _ := bytes.Cut(record.Name[:], []byte{0})
+		id, err := compile.ParseID(string(name))
+		if err != nil {
+			return nil, err
+		}
+		names[record.Id] = id
+	}
+	return names, entries.Err()
+}
+
+// Traffic returns the counters of every service that has some.
+func (w *World) Traffic() (map[compile.ID]maps.Traffic, error) {
+	names, err := w.names()
+	if err != nil {
+		return nil, fmt.Errorf("read the names of services: %w", err)
+	}
+	all := make(map[compile.ID]maps.Traffic)
+	for number, id := range names {
+		var perCPU []maps.Traffic
+		if err := w.Maps.ServiceStats.Lookup(number, &perCPU); err != nil {
+			return nil, fmt.Errorf("read the counters of %s: %w", id, err)
+		}
+		traffic, err := addUp(perCPU)
+		if err != nil {
+			return nil, err
+		}
+		if traffic != (maps.Traffic{}) {
+			all[id] = traffic
+		}
+	}
+	return all, nil
+}
+
+// halves reads a flow table.
+func (w *World) halves(table *ebpf.Map) (map[flowID]half, error) {
+	names, err := w.names()
+	if err != nil {
+		return nil, fmt.Errorf("read the names of services: %w", err)
+	}
+	halves := make(map[flowID]half)
+	var key maps.FlowKey
+	var flow maps.Flow
+	entries := table.Iterate()
+	for entries.Next(&key, &flow) {
+		id := flowID{tuple{key.Tuple.SourceAddrPort(), key.Tuple.DestinationAddrPort()}, key.Edge, key.Protocol}
+		h := half{action: flow.Action, half: flow.Half, state: flow.State}
+		if flow.Action != maps.FlowForeign {
+			if err := w.fill(&h, flow, names); err != nil {
+				return nil, fmt.Errorf("flow %v: %w", id, err)
+			}
+		}
+		halves[id] = h
+	}
+	return halves, entries.Err()
+}
+
+// fill fills in what foreign flows do not have.
+func (w *World) fill(h *half, flow maps.Flow, names map[uint32]compile.ID) error {
+	var backend maps.Backend
+	if err := w.Maps.Backends.Lookup(flow.Backend, &backend); err != nil {
+		return fmt.Errorf("read backend %d: %w", flow.Backend, err)
+	}
+	if backend.Generation != flow.Generation {
+		return fmt.Errorf("backend %d is of generation %d, not %d", flow.Backend, backend.Generation, flow.Generation)
+	}
+	id, ok := names[flow.Service]
+	if !ok {
+		return fmt.Errorf("there is no service %d", flow.Service)
+	}
+	h.to = tuple{flow.To.SourceAddrPort(), flow.To.DestinationAddrPort()}
+	h.service, h.ifindex = id, int(flow.Ifindex)
+	h.backend = netip.AddrPortFrom(backend.Address.Addr(), backend.Port)
+	return nil
+}
+
+// CheckState compares counters and flow tables with the model's.
+func (m *Model) CheckState(w *World) error {
+	return errors.Join(m.checkCounters(w), m.checkTraffic(w), checkTable("flows", w, w.Maps.Flows, m.flows),
+		checkTable("embryos", w, w.Maps.Embryos, m.embryos))
+}
+
+func (m *Model) checkCounters(w *World) error {
+	counters, err := w.Counters()
+	if err == nil && counters != m.counters {
+		err = fmt.Errorf("counters (-want +got):\n%s", cmp.Diff(m.counters, counters))
+	}
+	return err
+}
+
+func (m *Model) checkTraffic(w *World) error {
+	traffic, err := w.Traffic()
+	if err != nil {
+		return err
+	}
+	want := make(map[compile.ID]maps.Traffic)
+	for id, t := range m.traffic {
+		want[id] = *t
+	}
+	if diff := cmp.Diff(want, traffic); diff != "" {
+		return fmt.Errorf("traffic of services (-want +got):\n%s", diff)
+	}
+	return nil
+}
+
+func checkTable(name string, w *World, table *ebpf.Map, want map[flowID]*half) error {
+	got, err := w.halves(table)
+	if err != nil {
+		return fmt.Errorf("read map %s: %w", name, err)
+	}
+	for id, h := range want {
+		if found, ok := got[id]; !ok || found != *h {
+			return fmt.Errorf("map %s has %+v for %+v, not %+v", name, found, id, *h)
+		}
+		delete(got, id)
+	}
+	for id, h := range got {
+		return fmt.Errorf("map %s has %+v for %+v, which it shall not", name, h, id)
+	}
+	return nil
+}

@@ -1,0 +1,222 @@
+package packet
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"go.uber.org/zap"
+
+	"github.com/weir-lb/weir/controlplane/apply"
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/loader"
+	"github.com/weir-lb/weir/maps"
+)
+
+// World is a node with loaded programs, and maps as the agent would write them.
+type World struct {
+	*Node
+	Runner
+	Maps     *maps.Set
+	Programs *loader.Programs
+
+	own     []*ebpf.Map // maps that each program object has for itself
+	applier *apply.Applier
+}
+
+// Settings are what a world is made with.
+type Settings struct {
+	Sizes     maps.Sizes
+	Constants loader.Constants
+}
+
+// DefaultSettings fit the tests: small tables, the default SNAT range, and seconds so long that nothing of a
+// test depends on how long it takes.
+func DefaultSettings() Settings {
+	return Settings{
+		Sizes: maps.Sizes{
+			Services: 64, Frontends: 256, Backends: 256, SlotBlocks: 4096, Flows: 32768, Embryos: 32768, Devices: 64,
+		},
+		Constants: loader.Constants{
+			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 28, CsumIPv6Flag: true,
+		},
+	}
+}
+
+// NewWorld loads the programs and writes what the agent writes about devices and addresses.
+func NewWorld(node *Node, settings Settings) (*World, error) {
+	set, err := maps.New(settings.Sizes)
+	if err != nil {
+		return nil, err
+	}
+	w := &World{Node: node, Maps: set}
+	if w.Programs, err = loader.Load(set, settings.Constants); err != nil {
+		return nil, errors.Join(err, set.Close())
+	}
+	w.Runner.programs = w.Programs
+	if err := w.openOwn(); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	if err := w.Reset(); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
+// Close closes programs and maps; the node stays.
+func (w *World) Close() error {
+	failed := errors.Join(w.Programs.Close(), w.Maps.Close())
+	for _, m := range w.own {
+		failed = errors.Join(failed, m.Close())
+	}
+	return failed
+}
+
+// openOwn opens the maps that are not of the set: what program objects have for themselves.
+func (w *World) openOwn() error {
+	known := make(map[ebpf.MapID]bool)
+	for name, m := range w.Maps.Replacements() {
+		id, err := mapID(m)
+		if err != nil {
+			return fmt.Errorf("read about map %s: %w", name, err)
+		}
+		known[id] = true
+	}
+	for name, program := range w.Programs.ByName() {
+		info, err := program.Info()
+		if err != nil {
+			return fmt.Errorf("read about program %s: %w", name, err)
+		}
+		ids, _ := info.MapIDs()
+		for _, id := range ids {
+			if known[id] {
+				continue
+			}
+			known[id] = true
+			if err := w.open(id); err != nil {
+				return fmt.Errorf("open map %d: %w", id, err)
+			}
+		}
+	}
+	return nil
+}
+
+func mapID(m *ebpf.Map) (ebpf.MapID, error) {
+	info, err := m.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, _ := info.ID()
+	return id, nil
+}
+
+// open takes a map that can be written: constants cannot.
+func (w *World) open(id ebpf.MapID) error {
+	m, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return err
+	}
+	if m.Type() != ebpf.PerCPUArray {
+		return m.Close()
+	}
+	w.own = append(w.own, m)
+	return nil
+}
+
+// Reset empties every map and writes the devices anew.
+func (w *World) Reset() error {
+	for name, m := range w.Maps.Replacements() {
+		if m == w.Maps.Slots {
+			continue // what no record names may hold anything
+		}
+		if err := empty(m); err != nil {
+			return fmt.Errorf("empty map %s: %w", name, err)
+		}
+	}
+	for _, m := range w.own {
+		if err := empty(m); err != nil {
+			return fmt.Errorf("empty a program's own map: %w", err)
+		}
+	}
+	if err := w.writeDevices(); err != nil {
+		return err
+	}
+	applier, err := apply.New(w.Maps, zap.NewNop())
+	w.applier = applier
+	return err
+}
+
+func (w *World) writeDevices() error {
+	for name, device := range w.devices {
+		if err := w.Maps.Devices.Put(uint32(device.Index), &device.Record); err != nil {
+			return fmt.Errorf("write device %s: %w", name, err)
+		}
+		if device.XDP {
+			if err := w.Maps.XDPDevices.Put(uint32(device.Index), uint32(device.Index)); err != nil {
+				return fmt.Errorf("write XDP device %s: %w", name, err)
+			}
+		}
+		if !device.Addresses.IPv4.IsValid() {
+			continue
+		}
+		for _, address := range []maps.Address{device.Record.Ipv4, device.Record.Ipv6} {
+			if err := w.Maps.NodeAddrs.Put(&address, uint32(1)); err != nil {
+				return fmt.Errorf("write address of %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Serve makes these services, and no others, the ones of the world.
+func (w *World) Serve(services ...compile.Service) error {
+	problems, err := w.applier.Sync(services)
+	if err != nil {
+		return err
+	}
+	for _, problem := range problems {
+		return fmt.Errorf("%s: %s", problem.Object, problem.Message)
+	}
+	return nil
+}
+
+// empty removes or zeroes every element.
+func empty(m *ebpf.Map) error {
+	switch m.Type() {
+	case ebpf.Hash, ebpf.LRUHash, ebpf.DevMapHash:
+		return emptyHash(m)
+	case ebpf.PerCPUArray:
+		zeros := make([][]byte, ebpf.MustPossibleCPU())
+		for cpu := range zeros {
+			zeros[cpu] = make([]byte, m.ValueSize())
+		}
+		return fillArray(m, zeros)
+	default:
+		return fillArray(m, make([]byte, m.ValueSize()))
+	}
+}
+
+func emptyHash(m *ebpf.Map) error {
+	key := make([]byte, m.KeySize())
+	for {
+		err := m.NextKey(nil, &key)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := m.Delete(key); err != nil {
+			return err
+		}
+	}
+}
+
+func fillArray(m *ebpf.Map, value any) error {
+	for index := range m.MaxEntries() {
+		if err := m.Put(index, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
