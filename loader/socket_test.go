@@ -213,7 +213,7 @@ func TestSocketEdge(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer set.Close()
-	programs, err := Load(set, Constants{SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1000})
+	programs, err := Load(set, Constants{SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1000, SetRetval: true})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
