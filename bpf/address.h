@@ -71,6 +71,15 @@ static __always_inline bool address_equal(const struct address *a, const struct 
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]));
 }
 
+static __always_inline bool address_is_loopback(const struct address *address)
+{
+	const __be32 *words = address_words_const(address);
+
+	if (address_is_ipv4(address))
+		return bpf_ntohl(words[3]) >> 24 == 127;
+	return !(words[0] | words[1] | words[2]) && words[3] == bpf_htonl(1);
+}
+
 /* Whether a host may have it as a source: not unspecified, loopback, link-local IPv6, or multicast. */
 static __always_inline bool address_is_host(const struct address *address)
 {

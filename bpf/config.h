@@ -30,4 +30,13 @@ const volatile __u32 jiffies_per_second = 1000;
 /* The kernel knows BPF_F_IPV6: without it CHECKSUM_COMPLETE is corrupted when IPv6 addresses change. */
 const volatile __u8 csum_ipv6_flag = 0;
 
+/* bpf_set_retval is there (Linux 5.18): a cgroup hook can say why it refuses. */
+const volatile __u8 have_set_retval = 1;
+
+/* The cookie of the one network namespace whose sockets the socket edge serves; 0: all of them. */
+const volatile __u64 socket_host_netns = 0;
+
+/* NodePorts answer on loopback addresses, at the socket edge. */
+const volatile __u8 localhost_node_ports = 1;
+
 #endif

@@ -90,6 +90,30 @@ struct {
 	__uint(max_entries, 131072);
 } embryos SEC(".maps");
 
+/*
+ * Connected sockets of the socket edge: what the application believes its peer to be. Written at connect(),
+ * read by getpeername(), recvmsg() and the agent's search for sockets of removed backends; goes with the
+ * socket.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct socket_peer);
+} socket_peers SEC(".maps");
+
+/*
+ * Unconnected UDP sockets: two entries for each frontend a socket sends to, one each way. Written by
+ * sendmsg(), read by sendmsg() and recvmsg(); evicted when others are younger, which costs the socket a new
+ * choice of backend.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct socket_key);
+	__type(value, struct socket_flow);
+	__uint(max_entries, 65536);
+} socket_flows SEC(".maps");
+
 /* By ifindex. Written by the agent, follows the links of the node; read by programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

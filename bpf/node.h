@@ -168,7 +168,7 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 {
 	struct service_view service;
 
-	switch (service_find(packet, &service)) {
+	switch (service_of_packet(packet, &service)) {
 	case SERVICE_NONE:
 		return flow_end(view, node_unclaimed(packet));
 	case SERVICE_STALE:

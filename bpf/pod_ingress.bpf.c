@@ -83,7 +83,7 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 {
 	struct service_view service;
 
-	switch (service_find(packet, &service)) {
+	switch (service_of_packet(packet, &service)) {
 	case SERVICE_NONE:
 		return flow_end(view, PACKET_PASS);
 	case SERVICE_STALE:

@@ -32,13 +32,23 @@ struct frontend_key {
 	__u8 pad;
 };
 
+enum frontend_kind {
+	FRONTEND_CLUSTER_IP = 1,
+	FRONTEND_NODE_PORT = 2,
+	FRONTEND_LOAD_BALANCER = 3,
+	FRONTEND_EXTERNAL_IP = 4,
+} __attribute__((packed));
+
+#define FRONTEND_INDEX_MASK 0xffffff
+#define FRONTEND_KIND_SHIFT 24
+
 /*
  * Replaced as a whole and read as one aligned u64. An element of a hash map may be recycled for another
  * key while a program still reads it, so the seal ties the value to its key:
  * seal = frontend_hash(key) ^ generation of the service record (service.h).
  */
 struct frontend {
-	__u32 service; /* index into services */
+	__u32 service; /* index into services, in the low 24 bits; above it the kind of frontend */
 	__u32 seal;
 } __attribute__((aligned(8)));
 
@@ -90,6 +100,7 @@ struct slot_block {
 
 #define BACKEND_LOCAL (1U << 0)	      /* on this node: reached through the stack, the client's address kept */
 #define BACKEND_TERMINATING (1U << 1) /* still serving, no longer ready */
+#define BACKEND_GONE (1U << 2)	      /* no table names it any more */
 
 struct backend {
 	__u32 generation; /* 0: unused */
@@ -169,6 +180,36 @@ struct flow {
 	struct hop hop;
 } __attribute__((aligned(8)));
 
+/* ---- sockets ---- */
+
+/* What a connected socket was told it had connected to; in the socket's own storage. */
+struct socket_peer {
+	struct address frontend;
+	struct address backend;
+	__u16 frontend_port; /* host order */
+	__u16 backend_port;
+	__u32 service;	  /* id */
+	__u32 index;	  /* of the backend */
+	__u32 generation; /* of the backend */
+};
+
+/* An unconnected UDP socket's exchange: with `peer` as the application names it, or as packets do. */
+struct socket_key {
+	__u64 cookie;
+	struct address peer;
+	__u16 port; /* host order */
+	__u8 reply; /* 1: peer is the backend */
+	__u8 pad[5];
+};
+
+struct socket_flow {
+	struct address peer; /* what the key's peer becomes */
+	__u16 port;	     /* host order */
+	__u16 pad;
+	__u32 index;	  /* of the backend */
+	__u32 generation; /* of the backend */
+};
+
 /* ---- devices ---- */
 
 enum edge_kind {
@@ -208,6 +249,9 @@ struct packet_counters {
 	__u64 drop_stale_backend;	 /* a slot named an unused backend */
 	__u64 drop_rewrite_failed;	 /* the kernel refused a checksum or header update */
 	__u64 drop_no_hairpin_address;	 /* a pod reached itself, and its link has no node address */
+	__u64 refuse_no_endpoint;	 /* at the socket edge: ECONNREFUSED */
+	__u64 refuse_no_local_endpoint;	 /* at the socket edge: EHOSTUNREACH */
+	__u64 refuse_bind;		 /* bind() of an active NodePort: EADDRINUSE */
 	/* answered by us */
 	__u64 reject_tcp_reset;
 	__u64 reject_unreachable;
@@ -226,6 +270,8 @@ struct packet_counters {
 	__u64 flow_established;
 	__u64 flow_foreign;	    /* foreign flows recorded */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
+	__u64 socket_translated;    /* connect() and first sends to a frontend */
+	__u64 socket_left;	    /* left to the packet edges: two frontends with one backend on one socket */
 	__u64 xdp_passed_up;	    /* left to tc: no neighbour yet, not an XDP device, a reject */
 };
 

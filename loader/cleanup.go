@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
@@ -24,8 +25,9 @@ func Cleanup(dir string) (removed []string, err error) {
 	a := &Attacher{options: AttachOptions{Pins: dir, Log: zap.NewNop()}, links: links}
 	unpinned, err := a.removeLinks()
 	filters, filtersErr := a.removeFilters()
-	removed = append(unpinned, filters...)
-	if err := errors.Join(err, filtersErr); err != nil {
+	sockets, socketsErr := DetachSockets(dir)
+	removed = slices.Concat(unpinned, filters, sockets)
+	if err := errors.Join(err, filtersErr, socketsErr); err != nil {
 		return removed, err
 	}
 	pins, err := countPins(dir)

@@ -17,6 +17,7 @@ import (
 type Features struct {
 	TCX              bool   // programs are attached with tcx (Linux 6.6), else with clsact filters
 	CsumIPv6Flag     bool   // bpf_l4_csum_replace knows BPF_F_IPV6
+	SetRetval        bool   // cgroup programs have bpf_set_retval (Linux 5.18); without it what they refuse is EPERM
 	JiffiesPerSecond uint32 // CONFIG_HZ, measured
 }
 
@@ -30,7 +31,10 @@ func Probe() (Features, error) {
 	if err := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnRedirectNeigh); err != nil {
 		return Features{}, fmt.Errorf("the kernel has no bpf_redirect_neigh (%w): boot Linux 5.10 or newer", err)
 	}
-	f := Features{TCX: haveTCX()}
+	f := Features{
+		TCX:       haveTCX(),
+		SetRetval: features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil,
+	}
 	var err error
 	if f.CsumIPv6Flag, err = haveCsumIPv6Flag(); err != nil {
 		return f, fmt.Errorf("probe BPF_F_IPV6: %w", err)

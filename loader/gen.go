@@ -8,3 +8,8 @@ package loader
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types podIngress ../bpf/pod_ingress.bpf.c
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types podEgress ../bpf/pod_egress.bpf.c
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types sweep ../bpf/sweep.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketConnect ../bpf/socket_connect.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketSendmsg ../bpf/socket_sendmsg.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketRecvmsg ../bpf/socket_recvmsg.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketGetpeername ../bpf/socket_getpeername.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketBind ../bpf/socket_bind.bpf.c

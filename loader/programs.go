@@ -18,19 +18,20 @@ type Constants struct {
 	SNATPortMax      uint16
 	JiffiesPerSecond uint32 // CONFIG_HZ
 	CsumIPv6Flag     bool   // the kernel knows BPF_F_IPV6
+	SetRetval        bool   // the kernel has bpf_set_retval
+	SocketHostNetNS  uint64 // cookie of the one network namespace the socket edge serves; 0: all of them
 }
 
 // variables returns the constants under their names in C.
 func (c Constants) variables() map[string]any {
-	flag := uint8(0)
-	if c.CsumIPv6Flag {
-		flag = 1
-	}
+	flag := map[bool]uint8{true: 1}
 	return map[string]any{
 		"snat_port_min":      c.SNATPortMin,
 		"snat_port_max":      c.SNATPortMax,
 		"jiffies_per_second": c.JiffiesPerSecond,
-		"csum_ipv6_flag":     flag,
+		"csum_ipv6_flag":     flag[c.CsumIPv6Flag],
+		"have_set_retval":    flag[c.SetRetval],
+		"socket_host_netns":  c.SocketHostNetNS,
 	}
 }
 
@@ -44,8 +45,18 @@ type Programs struct {
 	SweepFlows   *ebpf.Program `ebpf:"sweep_flows"`
 	SweepEmbryos *ebpf.Program `ebpf:"sweep_embryos"`
 
-	set       *maps.Set // what they were loaded over
-	constants Constants
+	SocketConnect4     *ebpf.Program `ebpf:"socket_connect4"`
+	SocketConnect6     *ebpf.Program `ebpf:"socket_connect6"`
+	SocketSendmsg4     *ebpf.Program `ebpf:"socket_sendmsg4"`
+	SocketSendmsg6     *ebpf.Program `ebpf:"socket_sendmsg6"`
+	SocketRecvmsg4     *ebpf.Program `ebpf:"socket_recvmsg4"`
+	SocketRecvmsg6     *ebpf.Program `ebpf:"socket_recvmsg6"`
+	SocketGetpeername4 *ebpf.Program `ebpf:"socket_getpeername4"`
+	SocketGetpeername6 *ebpf.Program `ebpf:"socket_getpeername6"`
+	SocketBind4        *ebpf.Program `ebpf:"socket_bind4"`
+	SocketBind6        *ebpf.Program `ebpf:"socket_bind6"`
+	set                *maps.Set     // what they were loaded over
+	constants          Constants
 
 	// twin loads a program another time: the kernel takes a program only once on a side of a device.
 	twin func(name string) (*ebpf.Program, error)
@@ -62,6 +73,7 @@ func newPrograms(set *maps.Set, constants Constants) *Programs {
 func objects() []func() (*ebpf.CollectionSpec, error) {
 	return []func() (*ebpf.CollectionSpec, error){
 		loadNodeXdp, loadNodeIngress, loadNodeEgress, loadPodIngress, loadPodEgress, loadSweep,
+		loadSocketConnect, loadSocketSendmsg, loadSocketRecvmsg, loadSocketGetpeername, loadSocketBind,
 	}
 }
 

@@ -39,6 +39,8 @@ type Set struct {
 	ServiceUsage *ebpf.Map `ebpf:"service_usage"`
 	Services     *ebpf.Map `ebpf:"services"`
 	Slots        *ebpf.Map `ebpf:"slots"`
+	SocketFlows  *ebpf.Map `ebpf:"socket_flows"`
+	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
 	SweepConfig  *ebpf.Map `ebpf:"sweep_config"`
 	XDPDevices   *ebpf.Map `ebpf:"xdp_devices"`
 }

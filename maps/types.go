@@ -26,6 +26,9 @@ type (
 	PacketCounters = bpfPacketCounters
 	Traffic        = bpfTraffic
 	SweepSettings  = bpfSweepSettings
+	SocketPeer     = bpfSocketPeer
+	SocketKey      = bpfSocketKey
+	SocketFlow     = bpfSocketFlow
 	AgentRecord    = bpfAgentRecord
 )
 

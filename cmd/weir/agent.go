@@ -23,6 +23,8 @@ type agentFlags struct {
 	devices       []string
 	xdp           string
 	attachMode    string
+	socketLB      string
+	cgroupRoot    string
 	snatPorts     string
 	nodePorts     []string
 	sizes         maps.Sizes
@@ -54,6 +56,8 @@ nothing that is right. weir cleanup removes everything.`,
 	f.StringSliceVar(&flags.devices, "devices", nil, "devices that traffic from outside arrives by, like eth0,bond* (default: found by itself)")
 	f.StringVar(&flags.xdp, "xdp", "auto", "auto: where the driver does it without harm; native: where it can; generic; off")
 	f.StringVar(&flags.attachMode, "attach-mode", "auto", "auto: tcx, or clsact before Linux 6.6; tcx; clsact")
+	f.StringVar(&flags.socketLB, "socket-lb", "off", "whose sockets are translated at connect() and send(): all, host (of this network namespace alone) or off")
+	f.StringVar(&flags.cgroupRoot, "cgroup-root", "", "directory of cgroup v2 whose sockets --socket-lb serves (default: where cgroup2 is mounted)")
 	f.StringVar(&flags.snatPorts, "snat-ports", "61000-65535", "source ports for traffic sent on to backends elsewhere")
 	f.StringSliceVar(&flags.nodePorts, "nodeport-addresses", nil, "addresses that NodePorts answer on: prefixes, or primary (default: all of the node)")
 	sizeFlags(c, &flags.sizes)
@@ -91,6 +95,8 @@ type agentConfig struct {
 	devices    []string
 	xdp        string
 	attachMode string
+	socketLB   string
+	cgroupRoot string
 	snatPorts  status.PortRange
 	nodePorts  devices.NodePortAddresses
 	sizes      maps.Sizes
@@ -101,7 +107,7 @@ type agentConfig struct {
 func (f agentFlags) parse() (agentConfig, error) {
 	config := agentConfig{
 		manifests: f.manifests, nodeName: f.nodeName, bpffs: f.bpffs, devices: f.devices,
-		xdp: f.xdp, attachMode: f.attachMode, sizes: f.sizes,
+		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, sizes: f.sizes,
 	}
 	if f.manifests == "" {
 		return config, usagef("nothing says what to serve: name a directory of Kubernetes YAML with --manifests")
@@ -110,6 +116,9 @@ func (f agentFlags) parse() (agentConfig, error) {
 		return config, err
 	}
 	if err := oneOf("--attach-mode", f.attachMode, "auto", "tcx", "clsact"); err != nil {
+		return config, err
+	}
+	if err := oneOf("--socket-lb", f.socketLB, "all", "host", "off"); err != nil {
 		return config, err
 	}
 	var err error

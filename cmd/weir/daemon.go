@@ -84,11 +84,19 @@ func (d *daemon) makeDatapath() error {
 	if err != nil {
 		return err
 	}
+	hostNetNS, err := d.config.hostNetNS()
+	if err != nil {
+		return err
+	}
 	d.programs, err = loader.Adopt(pins, d.set, loader.Constants{
 		SNATPortMin: d.config.snatPorts.First, SNATPortMax: d.config.snatPorts.Last,
 		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
+		SetRetval: d.features.SetRetval, SocketHostNetNS: hostNetNS,
 	})
 	if err != nil {
+		return err
+	}
+	if err := d.attachSockets(pins); err != nil {
 		return err
 	}
 	d.attacher, err = loader.NewAttacher(d.programs, d.set, loader.AttachOptions{
