@@ -219,8 +219,12 @@ static __always_inline enum flow_result embryo_forward(const struct packet *pack
 
 	flow_other_key(&other, key, &embryo->to);
 	reverse = bpf_map_lookup_elem(&embryos, &other);
-	if (!reverse)
+	/* Evicted; and another flow may have got its place. */
+	if (!reverse || !tuple_is_reverse(&reverse->to, &key->tuple))
 		return flow_rebuild(key, embryo, &other) ? FLOW_HIT : FLOW_MISS;
+	/* Evicted, and its tuple given to another flow. */
+	if (!tuple_is_reverse(&reverse->to, &key->tuple))
+		return FLOW_MISS;
 	if (packet_is_syn(packet))
 		return embryo->state < FLOW_CLOSING && reverse->state < FLOW_CLOSING ? FLOW_HIT : FLOW_MISS;
 	if (reverse->state != FLOW_ANSWERED || embryo->state >= FLOW_CLOSING || packet->tcp_flags & TCP_RST)
