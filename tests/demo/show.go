@@ -82,6 +82,9 @@ func writeManifests(agent *lab.Agent) error {
 // services waits until the agent serves the manifests' Services, and says which they are.
 func (s *show) services() error {
 	begin := time.Now()
+	if err := s.agent.WaitHealthy(); err != nil {
+		return fmt.Errorf("wait for the agent: %w", err)
+	}
 	for _, t := range targets(s.Lab) {
 		if t.what == "NodePort" {
 			continue // a wildcard entry; it comes with the others
@@ -93,7 +96,7 @@ func (s *show) services() error {
 	fmt.Print("  hello  a ClusterIP, asked by pods\n" +
 		"  shop   a LoadBalancer address, external IPs and a NodePort, asked from outside\n" +
 		"         both over IPv4 and IPv6, with web1 to web4 behind them\n\n")
-	fmt.Printf("  The agent serves them %d ms after we began to look.\n", time.Since(begin).Milliseconds())
+	fmt.Printf("  The agent was ready to serve them within %d ms.\n", time.Since(begin).Milliseconds())
 	return nil
 }
 
