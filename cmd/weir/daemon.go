@@ -58,12 +58,25 @@ func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
 		config: config, board: board, log: logTo(config.log, board),
 		changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
 	}
-	for _, part := range []func() error{d.makeDatapath, d.makeControlplane, d.makeDevices} {
+	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeControlplane, d.makeDevices} {
 		if err := part(); err != nil {
 			return nil, errors.Join(err, d.close())
 		}
 	}
 	return d, nil
+}
+
+// makeSource makes what reads the objects, and the store that they go to.
+func (d *daemon) makeSource() error {
+	d.store = store.New(gatherFor)
+	state, err := status.Dir(pinsDir(d.config.bpffs))
+	if err != nil {
+		return err
+	}
+	d.source, err = source.NewManifests(source.Options{
+		Directory: d.config.manifests, Store: d.store, Log: d.log, Saved: filepath.Join(state, "manifests"),
+	})
+	return err
 }
 
 // makeDatapath creates or adopts maps and programs.
@@ -117,17 +130,6 @@ func wantsClsact(mode string, features loader.Features) (bool, error) {
 func (d *daemon) makeControlplane() error {
 	var err error
 	if d.applier, err = apply.New(d.set, d.log); err != nil {
-		return err
-	}
-	d.store = store.New(gatherFor)
-	state, err := status.Dir(pinsDir(d.config.bpffs))
-	if err != nil {
-		return err
-	}
-	d.source, err = source.NewManifests(source.Options{
-		Directory: d.config.manifests, Store: d.store, Log: d.log, Saved: filepath.Join(state, "manifests"),
-	})
-	if err != nil {
 		return err
 	}
 	d.controller = controlplane.New(controlplane.Options{
