@@ -90,7 +90,7 @@ func TestMaglevPickIsStable(t *testing.T) {
 			picked[port] = tr.tupleOf(tr.run("eth0", in.Bytes()))
 		}
 		tr.checkState()
-		tr.begin(DefaultSettings())
+		tr.begin()
 		tr.serve(web)
 		backends := make(map[tuple]int)
 		for port, before := range picked {

@@ -91,14 +91,18 @@ func (c cases) fill() cases {
 func forEach(t *testing.T, c cases, test func(tr *trial)) {
 	c = c.fill()
 	world, settings := sharedOrOwn(t, c.settings)
+	model, err := NewModel(world, settings)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, program := range c.programs {
 		for _, family := range c.families {
 			for _, protocol := range c.protocols {
 				t.Run(fmt.Sprintf("%s/%s/%s", program, family, protocol), func(t *testing.T) {
 					tr := &trial{
-						T: t, World: world, Hosts: NewHosts(), program: program, family: family, protocol: protocol,
+						T: t, World: world, Hosts: NewHosts(), model: model, program: program, family: family, protocol: protocol,
 					}
-					tr.begin(settings)
+					tr.begin()
 					test(tr)
 					tr.checkState()
 				})
@@ -119,16 +123,13 @@ func sharedOrOwn(t *testing.T, own *Settings) (*World, Settings) {
 	return world, DefaultSettings()
 }
 
-func (tr *trial) begin(settings Settings) {
+// begin makes the world one in which nothing has happened.
+func (tr *trial) begin() {
 	tr.Helper()
 	if err := tr.Reset(); err != nil {
 		tr.Fatal(err)
 	}
-	model, err := NewModel(tr.World, settings)
-	if err != nil {
-		tr.Fatal(err)
-	}
-	tr.model = model
+	tr.model.Reset()
 	tr.serve()
 }
 
@@ -307,4 +308,9 @@ func pinToCPU(t testing.TB) (release func()) {
 		t.Fatal(err)
 	}
 	return release
+}
+
+// mapped returns an IPv4 address as the IPv6 address that stands for it.
+func mapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
 }

@@ -25,6 +25,7 @@ type Model struct {
 	traffic  map[compile.ID]*maps.Traffic
 	picked   map[tableKey]netip.AddrPort
 	messages map[Program]int // ICMP errors sent; nothing of a test takes more than a second, see DefaultSettings
+	aged     bool            // unanswered embryos are old enough to lose their port
 }
 
 // frontendID names a frontend; a NodePort's address is the unspecified one.

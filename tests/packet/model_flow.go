@@ -83,7 +83,7 @@ func (v *visit) lookupEmbryo(id flowID) (*half, found) {
 	}
 	other := id.other(h.to)
 	peer := v.embryos[other]
-	if peer == nil {
+	if peer == nil || peer.to != id.tuple.reverse() { // evicted, and another flow may have got its place
 		return v.rebuild(id, h)
 	}
 	if v.opens() {
@@ -105,7 +105,7 @@ func (v *visit) rebuild(id flowID, h *half) (*half, found) {
 	if !v.free(id.other(h.to), id) {
 		return nil, miss
 	}
-	v.embryos[id.other(h.to)] = &reverse
+	v.claim(id.other(h.to), id, &reverse)
 	v.counters.FlowReverseRebuilt++
 	return h, hit
 }
@@ -126,10 +126,19 @@ func (v *visit) establish(id flowID, h *half, other flowID, peer *half) (*half, 
 
 // free tells whether answers of a flow with that forward ID may come as `reverse`.
 func (v *visit) free(reverse, forward flowID) bool {
-	if holder := v.embryos[reverse]; holder != nil && reverse.other(holder.to) != forward {
+	holder := v.embryos[reverse]
+	if holder != nil && reverse.other(holder.to) != forward && !(v.aged && holder.state == maps.FlowUnanswered) {
 		return false
 	}
 	return v.flows[reverse] == nil
+}
+
+// claim takes the answers `reverse` for a flow, from another where need be.
+func (v *visit) claim(reverse, forward flowID, answers *half) {
+	if holder := v.embryos[reverse]; holder != nil && reverse.other(holder.to) != forward {
+		delete(v.embryos, reverse.other(holder.to))
+	}
+	v.embryos[reverse] = answers
 }
 
 // account notes a packet of a known flow that goes through. What goes through of a foreign flow is its answer.
@@ -179,7 +188,8 @@ func (v *visit) open(h *half, snat bool) bool {
 	}
 	answers := *h
 	answers.to, answers.half = id.tuple.reverse(), maps.FlowHalfReverse
-	v.embryos[reverse], v.embryos[id] = &answers, h
+	v.claim(reverse, id, &answers)
+	v.embryos[id] = h
 	v.trafficOf(h.service).Flows++
 	v.counters.FlowNew++
 	v.carry(h)

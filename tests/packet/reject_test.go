@@ -342,7 +342,7 @@ func TestTooBigCountsSegments(t *testing.T) {
 			if became != verdict {
 				tr.Errorf("with segments of %d bytes the packet is %s", size, became)
 			}
-			tr.begin(DefaultSettings())
+			tr.begin()
 			tr.serve(tr.service("web", tr.remote(tr.RemoteFourth)))
 		}
 	})

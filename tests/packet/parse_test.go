@@ -1,0 +1,429 @@
+package packet
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+
+	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
+)
+
+// allPrograms are the ones that packets meet.
+func allPrograms() []Program {
+	return []Program{NodeXDP, NodeIngress, NodeEgress, PodIngress, PodEgress}
+}
+
+// Packets in a VLAN are translated behind their tags, and go up: its own device forwards them.
+func TestVLANTags(t *testing.T) {
+	tags := map[string][]uint16{"one": {10}, "two": {20, 10}, "priority only": {0}}
+	for name, ids := range tags {
+		t.Run(name, func(t *testing.T) {
+			forEach(t, cases{}, func(tr *trial) {
+				tr.serve(tr.service("web", tr.local(tr.Pod)))
+				in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+				in.VLANs = ids
+				tr.expect("eth0", in, Pass, in.translated(in.From, tr.at(tr.Pod, targetPort)))
+			})
+		})
+	}
+}
+
+// A VLAN's packet to a remote backend goes up unchanged.
+func TestVLANToRemoteBackend(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		tr.serve(tr.service("web", tr.remote(tr.Remote)))
+		in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+		in.VLANs = []uint16{10}
+		tr.expectUntouched("eth0", in.Bytes())
+		tr.wantTables(0, 0)
+	})
+}
+
+// Of a service tag and a customer tag both are walked; of three tags not all, and the packet is left alone.
+func TestVLANStacks(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		tr.serve(tr.service("web", tr.local(tr.Pod)))
+		in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+		in.VLANs = []uint16{20, 10}
+		provider := in.Bytes()
+		binary.BigEndian.PutUint16(provider[12:], 0x88a8)
+		want := in.translated(in.From, tr.at(tr.Pod, targetPort)).Bytes()
+		binary.BigEndian.PutUint16(want[12:], 0x88a8)
+		tr.compare(tr.run("eth0", provider), Pass, want)
+
+		in.VLANs = []uint16{30, 20, 10}
+		tr.expectUntouched("eth0", in.Bytes())
+		tr.expectCounters(maps.PacketCounters{FlowNew: 1})
+	})
+}
+
+// IPv4 options stay where they are, on every way a packet goes.
+func TestIPv4Options(t *testing.T) {
+	for _, size := range []int{4, 40} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			forEach(t, cases{families: []compile.Family{compile.IPv4}}, func(tr *trial) {
+				tr.serve(tr.service("web", tr.remote(tr.Remote)))
+				in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+				in.Options = slices.Repeat([]byte{1}, size)
+				result := tr.run("eth0", in.Bytes())
+				translated := in.translated(tr.tupleOf(result).from, tr.at(tr.Remote, targetPort))
+				tr.compare(result, tr.sentVerdict(true), tr.sent(translated, "eth0", gatewayMAC()).Bytes())
+				answer := translated.answer(gatewayMAC(), tr.Device("eth0").MAC)
+				want := tr.sent(answer.translated(in.To, in.From), "eth0", gatewayMAC())
+				tr.expect("eth0", answer, tr.sentVerdict(true), want)
+			})
+		})
+	}
+}
+
+func hopByHop() Extension {
+	return Extension{layers.IPProtocolIPv6HopByHop, []byte{1, 4, 0, 0, 0, 0}}
+}
+
+func destinationOptions() Extension {
+	return Extension{layers.IPProtocolIPv6Destination, append([]byte{1, 12}, make([]byte, 12)...)}
+}
+
+func routingHeader(segmentsLeft byte) Extension {
+	return Extension{layers.IPProtocolIPv6Routing, append([]byte{0, segmentsLeft}, make([]byte, 20)...)}
+}
+
+// IPv6 extension headers stay where they are (rule X08).
+func TestX08ExtensionHeaders(t *testing.T) {
+	chains := map[string][]Extension{
+		"hop by hop":            {hopByHop()},
+		"destination":           {destinationOptions()},
+		"routing, at its end":   {routingHeader(0)},
+		"as many as are walked": {hopByHop(), destinationOptions(), routingHeader(0), destinationOptions()},
+	}
+	for name, chain := range chains {
+		t.Run(name, func(t *testing.T) {
+			forEach(t, cases{families: []compile.Family{compile.IPv6}}, func(tr *trial) {
+				tr.serve(tr.service("web", tr.remote(tr.Remote)))
+				in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+				in.Extensions = chain
+				result := tr.run("eth0", in.Bytes())
+				translated := in.translated(tr.tupleOf(result).from, tr.at(tr.Remote, targetPort))
+				tr.compare(result, tr.sentVerdict(true), tr.sent(translated, "eth0", gatewayMAC()).Bytes())
+			})
+		})
+	}
+}
+
+// left runs a packet to a frontend through every program, which all shall leave it as it is, and count it once
+// each as `counted` says.
+func left(t *testing.T, c cases, change func(tr *trial, in Frame) []byte, counted func(*maps.PacketCounters) *uint64) {
+	t.Helper()
+	c.programs = allPrograms()
+	forEach(t, c, func(tr *trial) {
+		tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+		device := "eth0"
+		if tr.program == PodIngress || tr.program == PodEgress {
+			device = "pod0"
+		}
+		in := tr.frame(device, tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+		tr.expectUntouched(device, change(tr, in))
+		var want maps.PacketCounters
+		if counted != nil {
+			*counted(&want) = 1
+		}
+		tr.expectCounters(want)
+		tr.wantTables(0, 0)
+	})
+}
+
+func passMalformed(c *maps.PacketCounters) *uint64 { return &c.PassMalformed }
+func passFragment(c *maps.PacketCounters) *uint64  { return &c.PassFragment }
+func passExtension(c *maps.PacketCounters) *uint64 { return &c.PassExtension }
+
+// Header chains longer than we walk, and packets on their way to another node first, are left alone.
+func TestX08ChainsLeftAlone(t *testing.T) {
+	chains := map[string][]Extension{
+		"longer than we walk":     {hopByHop(), hopByHop(), hopByHop(), hopByHop(), hopByHop()},
+		"routing, with a way yet": {routingHeader(1)},
+	}
+	for name, chain := range chains {
+		t.Run(name, func(t *testing.T) {
+			left(t, cases{families: []compile.Family{compile.IPv6}}, func(_ *trial, in Frame) []byte {
+				in.Extensions = chain
+				return in.Bytes()
+			}, passExtension)
+		})
+	}
+}
+
+// Fragments are left alone, the first as well as others.
+func TestFragments(t *testing.T) {
+	for name, offset := range map[string]uint16{"first": 0x2000, "middle": 0x2010, "last": 0x0010} {
+		t.Run("IPv4/"+name, func(t *testing.T) {
+			left(t, cases{families: []compile.Family{compile.IPv4}}, func(_ *trial, in Frame) []byte {
+				packet := in.Bytes()
+				binary.BigEndian.PutUint16(packet[20:], offset)
+				setHeaderChecksum(packet[14:34])
+				return packet
+			}, passFragment)
+		})
+	}
+	for name, offset := range map[string]uint16{"first": 0x0001, "middle": 0x0081, "last": 0x0080, "only": 0} {
+		t.Run("IPv6/"+name, func(t *testing.T) {
+			left(t, cases{families: []compile.Family{compile.IPv6}}, func(_ *trial, in Frame) []byte {
+				body := binary.BigEndian.AppendUint16(nil, offset)
+				in.Extensions = []Extension{{layers.IPProtocolIPv6Fragment, append(body, 1, 2, 3, 4)}}
+				return in.Bytes()
+			}, passFragment)
+		})
+	}
+}
+
+func setHeaderChecksum(ip []byte) {
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], internetChecksum(ip))
+}
+
+// Other protocols are left alone, and nobody counts them.
+func TestOtherProtocols(t *testing.T) {
+	for name, protocol := range map[string]byte{
+		"ICMP": 1, "IGMP": 2, "IP in IP": 4, "GRE": 47, "ESP": 50, "AH": 51, "ICMPv6": 58, "none": 59, "SCTP": 132,
+	} {
+		t.Run(name, func(t *testing.T) {
+			left(t, cases{protocols: []compile.Protocol{compile.UDP}}, func(tr *trial, in Frame) []byte {
+				packet := in.Bytes()
+				if tr.family == compile.IPv4 {
+					packet[23] = protocol
+					setHeaderChecksum(packet[14:34])
+				} else {
+					packet[20] = protocol
+				}
+				return packet
+			}, nil)
+		})
+	}
+}
+
+// Frames that do not carry IP are left alone.
+func TestOtherEthernetTypes(t *testing.T) {
+	for name, kind := range map[string]uint16{"ARP": 0x0806, "LLDP": 0x88cc, "802.3 length": 64, "MPLS": 0x8847} {
+		t.Run(name, func(t *testing.T) {
+			left(t, cases{families: []compile.Family{compile.IPv4}}, func(_ *trial, in Frame) []byte {
+				packet := in.Bytes()
+				binary.BigEndian.PutUint16(packet[12:], kind)
+				return packet
+			}, nil)
+		})
+	}
+}
+
+// An IPv6 packet with an IPv4-mapped address is not taken for an IPv4 one (RFC 4942, 2.2).
+func TestMappedAddressesOnTheWire(t *testing.T) {
+	c := cases{families: []compile.Family{compile.IPv4}, programs: []Program{NodeXDP, NodeIngress, PodIngress}}
+	forEach(t, c, func(tr *trial) {
+		tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+		device, from := tr.askedBy()
+		in := tr.podFrame(device, from, tr.at(tr.LoadBalancer, servicePort))
+		in.From, in.To = mapped(in.From), mapped(in.To)
+		tr.expectUntouched(device, in.Bytes())
+		tr.expectCounters(maps.PacketCounters{PassMalformed: 1})
+	})
+}
+
+// Frames for another MAC are left alone: a switch floods, a bridge's ports see others' packets.
+func TestFramesForOthers(t *testing.T) {
+	others := map[string]net.HardwareAddr{
+		"stranger":  strangerMAC(),
+		"broadcast": {0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+		"multicast": {0x01, 0, 0x5e, 0, 0, 1},
+	}
+	for name, destination := range others {
+		t.Run(name, func(t *testing.T) {
+			forEach(t, cases{programs: []Program{NodeXDP, NodeIngress, PodIngress}}, func(tr *trial) {
+				tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+				device, from := tr.askedBy()
+				in := tr.podFrame(device, from, tr.at(tr.LoadBalancer, servicePort))
+				in.DestinationMAC = destination
+				tr.expectUntouched(device, in.Bytes())
+				tr.expectCounters(maps.PacketCounters{PassNotForUs: 1})
+			})
+		})
+	}
+}
+
+// A port of a bridge takes frames for the bridge's MAC, and the flow remembers the bridge.
+func TestFramesForTheBridge(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		tr.serve(tr.service("web", tr.local(tr.Pod)))
+		in := tr.frame("br0p", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+		in.DestinationMAC = tr.Device("br0").MAC
+		translated := in.translated(in.From, tr.at(tr.Pod, targetPort))
+		tr.expect("br0p", in, Pass, translated)
+		answer := translated.answer(tr.Device("br0").MAC, gatewayMAC())
+		tr.expectOf(NodeEgress, "br0p", answer, Pass, answer.translated(in.To, in.From))
+	})
+}
+
+// A device that nobody has told us of is not ours.
+func TestUnknownDevice(t *testing.T) {
+	forEach(t, cases{programs: allPrograms()}, func(tr *trial) {
+		tr.serve(tr.service("web", tr.local(tr.Pod)))
+		if err := tr.Maps.Devices.Delete(uint32(tr.Device("eth0").Index)); err != nil {
+			tr.Fatal(err)
+		}
+		in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+		result := tr.expectUnmodelled("eth0", in, Pass)
+		tr.compare(result, Pass, in.Bytes())
+		tr.expectCounters(maps.PacketCounters{})
+	})
+}
+
+// Lengths and versions that contradict each other: the packet is left alone, and counted.
+func TestMalformed(t *testing.T) {
+	type change func(ip []byte) []byte
+	set16 := func(offset int, value uint16) change {
+		return func(ip []byte) []byte { binary.BigEndian.PutUint16(ip[offset:], value); return ip }
+	}
+	set8 := func(offset int, value byte) change {
+		return func(ip []byte) []byte { ip[offset] = value; return ip }
+	}
+	ipv4 := map[string]change{
+		"version 6":                  set8(0, 0x65),
+		"version 0":                  set8(0, 0x05),
+		"header of no length":        set8(0, 0x40),
+		"header below its minimum":   set8(0, 0x44),
+		"header beyond total length": set8(0, 0x4f),
+		"no total length":            set16(2, 0),
+		"total length below header":  set16(2, 19),
+		"only the IP header":         set16(2, 20),
+		"total length in the ports":  set16(2, 23),
+		"total length in transport":  set16(2, 27),
+		"total length beyond":        func(ip []byte) []byte { return set16(2, uint16(len(ip)+1))(ip) },
+		"largest total length":       set16(2, 0xffff),
+	}
+	ipv6 := map[string]change{
+		"version 4":             set8(0, 0x40),
+		"version 0":             set8(0, 0x00),
+		"no payload":            set16(4, 0),
+		"payload in the ports":  set16(4, 3),
+		"payload in transport":  set16(4, 7),
+		"payload length beyond": func(ip []byte) []byte { return set16(4, uint16(len(ip)-39))(ip) },
+		"largest payload":       set16(4, 0xffff),
+	}
+	tcp := map[string]change{
+		"no data offset":          set8(12, 0),
+		"data offset below 5":     set8(12, 4<<4),
+		"data offset beyond":      set8(12, 15<<4),
+		"data offset just beyond": set8(12, 7<<4), // 20 bytes of header and 4 of payload
+	}
+	udp := map[string]change{
+		"no UDP length":           set16(4, 0),
+		"UDP length below header": set16(4, 7),
+		"UDP length beyond":       set16(4, 13), // 8 bytes of header and 4 of payload
+		"largest UDP length":      set16(4, 0xffff),
+	}
+	run := func(name string, c cases, transport bool, change change) {
+		t.Run(name, func(t *testing.T) {
+			left(t, c, func(tr *trial, in Frame) []byte {
+				in.Payload = []byte("four")
+				p, _ := parse(in.Bytes())
+				packet := in.Bytes()[:p.ip+p.length]
+				offset := p.ip
+				if transport {
+					offset = p.transport
+				}
+				change(packet[offset:])
+				return packet
+			}, passMalformed)
+		})
+	}
+	for name, change := range ipv4 {
+		run("IPv4/"+name, cases{families: []compile.Family{compile.IPv4}}, false, change)
+	}
+	for name, change := range ipv6 {
+		run("IPv6/"+name, cases{families: []compile.Family{compile.IPv6}}, false, change)
+	}
+	for name, change := range tcp {
+		run("TCP/"+name, cases{protocols: []compile.Protocol{compile.TCP}}, true, change)
+	}
+	for name, change := range udp {
+		run("UDP/"+name, cases{protocols: []compile.Protocol{compile.UDP}}, true, change)
+	}
+}
+
+// A packet cut off at any byte is left alone, and counted.
+func TestTruncated(t *testing.T) {
+	shapes := map[string]func(tr *trial, in *Frame){
+		"plain": func(*trial, *Frame) {},
+		"tags":  func(_ *trial, in *Frame) { in.VLANs = []uint16{20, 10} },
+		"options": func(tr *trial, in *Frame) {
+			if tr.family == compile.IPv4 {
+				in.Options = slices.Repeat([]byte{1}, 8)
+			} else {
+				in.Extensions = []Extension{hopByHop(), routingHeader(0), destinationOptions()}
+			}
+			in.TCP.Options = slices.Repeat([]byte{1}, 12)
+		},
+	}
+	for name, shape := range shapes {
+		t.Run(name, func(t *testing.T) {
+			forEach(t, cases{programs: allPrograms()}, func(tr *trial) {
+				tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+				device := "eth0"
+				if tr.program == PodIngress || tr.program == PodEgress {
+					device = "pod0"
+				}
+				in := tr.frame(device, tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+				shape(tr, &in)
+				in.Payload = []byte("short")
+				tr.truncateEverywhere(device, in)
+			})
+		})
+	}
+}
+
+func (tr *trial) truncateEverywhere(device string, in Frame) {
+	tr.Helper()
+	whole := in.Bytes()
+	p, _ := parse(whole)
+	counted := uint64(0)
+	for length := shortestPacket; length < p.ip+p.length; length++ {
+		if !tr.program.XDP() && !kernelRuns(in, length) {
+			tr.expectRefused(device, whole[:length])
+			continue
+		}
+		tr.expectUntouched(device, whole[:length])
+		counted++
+	}
+	tr.expectCounters(maps.PacketCounters{PassMalformed: counted})
+}
+
+// kernelRuns tells whether BPF_PROG_TEST_RUN makes a socket buffer of a packet that short. TestTruncatedOnTheWire
+// has the others.
+func kernelRuns(in Frame, length int) bool {
+	header := 20
+	if in.ipv6() {
+		header = 40
+	}
+	return len(in.VLANs) > 0 || length >= 14+header
+}
+
+func (tr *trial) expectRefused(device string, packet []byte) {
+	tr.Helper()
+	if _, err := tr.World.Run(tr.program, tr.Device(device), packet); !errors.Is(err, unix.EINVAL) {
+		tr.Fatalf("the kernel says %v of a packet of %d bytes", err, len(packet))
+	}
+}
+
+// Bytes behind the IP packet, as Ethernet pads it, stay and do not matter.
+func TestPadding(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		tr.serve(tr.service("web", tr.local(tr.Pod)))
+		in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+		in.Padding = 17
+		tr.expect("eth0", in, Pass, in.translated(in.From, tr.at(tr.Pod, targetPort)))
+	})
+}
