@@ -43,9 +43,13 @@ type Applier struct {
 
 // New reads back what the maps hold. It writes nothing.
 func New(set *maps.Set, log *zap.Logger) (*Applier, error) {
+	return open(set, log, maps.Grace)
+}
+
+func open(set *maps.Set, log *zap.Logger, grace func() error) (*Applier, error) {
 	kernel := &kernelWriter{}
 	a := &Applier{
-		set: set, log: log, kernel: kernel, write: kernel, grace: maps.Grace,
+		set: set, log: log, kernel: kernel, write: kernel, grace: grace,
 		wanted: map[compile.ID]compile.Service{}, leftOut: map[compile.ID]*shortage{},
 	}
 	return a, a.read()
@@ -144,15 +148,22 @@ func (a *Applier) try(work func() error) ([]compile.Problem, error) {
 func (a *Applier) convergeAll() error {
 	clear(a.leftOut)
 	changed := slices.SortedFunc(gomaps.Values(a.wanted), func(x, y compile.Service) int { return x.ID.Compare(y.ID) })
-	var removed []compile.ID
-	for id := range a.state.services {
-		if _, keep := a.wanted[id]; !keep {
-			removed = append(removed, id)
-		}
-	}
+	removed := slices.Concat(unwanted(a.wanted, a.state.services), unwanted(a.wanted, a.state.listings))
 	slices.SortFunc(removed, compile.ID.Compare)
+	removed = slices.Compact(removed)
 	if err := a.converge(changed, removed); err != nil {
 		return err
 	}
 	return a.clearStrays()
+}
+
+// unwanted returns which of what is there is not desired.
+func unwanted[V any](wanted map[compile.ID]compile.Service, there map[compile.ID]V) []compile.ID {
+	var ids []compile.ID
+	for id := range there {
+		if _, keep := wanted[id]; !keep {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

@@ -75,9 +75,12 @@ func newReader(t testing.TB, set *maps.Set) *reader {
 	return &reader{set, arena}
 }
 
-// view is a record as a program has found it.
+// found is a record as a program finds it, told apart from all others.
+type found struct{ index, generation uint32 }
+
+// view is what a record says.
 type view struct {
-	index  uint32
+	found
 	record maps.Service
 	answer answer
 }
@@ -90,11 +93,11 @@ func (r *reader) look(key maps.FrontendKey) (view, error) {
 	} else if err != nil {
 		return view{}, err
 	}
-	v := view{index: value.Service}
+	v := view{found: found{value.Service, key.Generation(value)}}
 	if err := r.set.Services.Lookup(v.index, &v.record); err != nil {
 		return v, err
 	}
-	if v.record.Generation != key.Generation(value) {
+	if v.record.Generation != v.generation {
 		return v, fmt.Errorf("%s names record %d, which is another", key.AddrPort(), v.index)
 	}
 	var err error
@@ -186,17 +189,16 @@ func (s *steps) table(at maps.SlotRange, backends []uint32) error {
 // stepped returns an applier whose writes the test sees. Grace periods take no time.
 func stepped(t testing.TB, set *maps.Set) (*Applier, *steps) {
 	t.Helper()
-	a, err := New(set, zap.NewNop())
+	a, err := open(set, zap.NewNop(), func() error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &steps{kernelWriter: a.kernel, left: -1}
 	a.write = w
-	a.grace = func() error { return nil }
 	return a, w
 }
 
-// sweepTwice makes sweeps that meet no flow, so that all that leaves is given back.
+// sweepAll makes sweeps that meet no flow, so that all that leaves is given back.
 func sweepAll(t testing.TB, a *Applier, epoch *uint32) {
 	t.Helper()
 	for range sweepsBeforeReuse + 1 {
