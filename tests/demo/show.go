@@ -143,9 +143,16 @@ func (s *show) dump() error {
 	return nil
 }
 
-// indent moves text to the right.
+// indent moves text to the right, but for its empty lines.
 func indent(text string) string {
-	return "  " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n  ") + "\n"
+	var out strings.Builder
+	for line := range strings.Lines(strings.TrimRight(text, "\n") + "\n") {
+		if line != "\n" {
+			out.WriteString("  ")
+		}
+		out.WriteString(line)
+	}
+	return out.String()
 }
 
 // sayHowToLookAround prints what can be done with a lab that stays.
