@@ -1,7 +1,6 @@
 package loader
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 )
 
 // Features are what the running kernel offers beyond what is required.
@@ -18,11 +18,11 @@ type Features struct {
 	TCX              bool   // programs are attached with tcx (Linux 6.6), else with clsact filters
 	CsumIPv6Flag     bool   // bpf_l4_csum_replace knows BPF_F_IPV6
 	SetRetval        bool   // cgroup programs have bpf_set_retval (Linux 5.18); without it what they refuse is EPERM
-	JiffiesPerSecond uint32 // CONFIG_HZ, measured
+	JiffiesPerSecond uint32 // CONFIG_HZ
 }
 
 // Probe finds out what the kernel offers, and lets the process load programs. The error says in one sentence what is
-// missing and what to do. It takes about 60 ms, for the clock to be measured.
+// missing and what to do.
 func Probe() (Features, error) {
 	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -39,8 +39,8 @@ func Probe() (Features, error) {
 	if f.CsumIPv6Flag, err = haveCsumIPv6Flag(); err != nil {
 		return f, fmt.Errorf("probe BPF_F_IPV6: %w", err)
 	}
-	if f.JiffiesPerSecond, err = measureJiffies(); err != nil {
-		return f, fmt.Errorf("measure the kernel's clock tick: %w", err)
+	if f.JiffiesPerSecond, err = jiffiesPerSecond(); err != nil {
+		return f, fmt.Errorf("read the kernel's clock tick: %w", err)
 	}
 	return f, nil
 }
@@ -85,70 +85,15 @@ func newProbe(instructions asm.Instructions) (*ebpf.Program, error) {
 	})
 }
 
-// measureJiffies returns how many jiffies the kernel counts in a second.
-func measureJiffies() (uint32, error) {
-	program, err := newProbe(asm.Instructions{asm.FnJiffies64.Call(), asm.Return()})
-	if err != nil {
+// jiffiesPerSecond returns the kernel's CONFIG_HZ. The resolution of the coarse clock is exactly one tick
+// (TICK_NSEC, kernel/time/posix-timers.c).
+func jiffiesPerSecond() (uint32, error) {
+	var tick unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
 		return 0, err
 	}
-	defer program.Close()
-	packet := &ebpf.RunOptions{Data: make([]byte, 64)}
-	return measureTicks(func() (uint32, error) { return program.Run(packet) })
-}
-
-const (
-	// measureFor is long enough to tell the tick rates apart that kernels are built with.
-	measureFor = 50 * time.Millisecond
-	// tickLimit is longer than any kernel's tick.
-	tickLimit = time.Second
-)
-
-// measureTicks measures between the moments at which the counter steps, several times where the machine was too busy
-// to tell.
-func measureTicks(read func() (uint32, error)) (uint32, error) {
-	var rate float64
-	for range 5 {
-		first, start, err := nextTick(read)
-		if err != nil {
-			return 0, err
-		}
-		time.Sleep(measureFor)
-		last, end, err := nextTick(read)
-		if err != nil {
-			return 0, err
-		}
-		rate = float64(last-first) / end.Sub(start).Seconds()
-		if hz, ok := builtHZ(rate); ok {
-			return hz, nil
-		}
+	if tick.Nano() <= 0 {
+		return 0, fmt.Errorf("a tick of %d ns", tick.Nano())
 	}
-	return 0, fmt.Errorf("%.0f ticks a second, which no kernel is built with; is the machine overloaded?", rate)
-}
-
-// nextTick waits until the counter steps, and returns what it is then, and when that was.
-func nextTick(read func() (uint32, error)) (uint32, time.Time, error) {
-	before, err := read()
-	if err != nil {
-		return 0, time.Time{}, err
-	}
-	for deadline := time.Now().Add(tickLimit); time.Now().Before(deadline); {
-		now, err := read()
-		if err != nil {
-			return 0, time.Time{}, err
-		}
-		if now != before {
-			return now, time.Now(), nil
-		}
-	}
-	return 0, time.Time{}, errors.New("jiffies stand still")
-}
-
-// builtHZ returns the CONFIG_HZ nearest to a measured rate, if one is near.
-func builtHZ(rate float64) (uint32, bool) {
-	for _, hz := range []uint32{100, 200, 250, 300, 500, 1000} {
-		if math.Abs(rate-float64(hz)) < 0.08*float64(hz) {
-			return hz, true
-		}
-	}
-	return 0, false
+	return uint32(math.Round(float64(time.Second) / float64(tick.Nano()))), nil
 }
