@@ -18,6 +18,7 @@
 
 #include "config.h"
 #include "packet.h"
+#include "scratch.h"
 #include "stats.h"
 
 /* An unanswered embryo older than this may lose its source port to a new flow. */
@@ -130,52 +131,96 @@ static __noinline bool flow_is_closing(struct flow *flow, const struct flow_key 
 	return !peer || peer->state >= FLOW_CLOSING;
 }
 
-/*
- * Takes the tuple `reverse` for the answers of a new flow. The flow table is consulted after the embryo is
- * in: a flow being moved there is inserted before its embryo goes, so it is seen in one of the two.
- */
-static __noinline bool flow_claim(const struct flow_key *reverse, const struct flow *half)
+/* An established flow that is over, and has been quiet for a second, may lose its tuple to a new one. */
+#define CLOSED_CLAIM_SECONDS 1
+
+static __always_inline bool flow_is_over(const struct flow *flow, const struct flow_key *other)
 {
-	struct flow *holder;
+	struct flow *peer = bpf_map_lookup_elem(&flows, other);
+
+	if (flow_now() - flow->last_seen < CLOSED_CLAIM_SECONDS * jiffies_per_second ||
+	    (peer && flow_now() - peer->last_seen < CLOSED_CLAIM_SECONDS * jiffies_per_second))
+		return false;
+	return flow->state == FLOW_CLOSED || (peer && peer->state == FLOW_CLOSED) ||
+	       (flow->state == FLOW_CLOSING && (!peer || peer->state == FLOW_CLOSING));
+}
+
+/* Whether an embryo gives way: it is this flow's own, or has waited too long for an answer. */
+static __always_inline bool embryo_yields(const struct flow_key *reverse, const struct flow *half)
+{
+	struct flow *holder = bpf_map_lookup_elem(&embryos, reverse);
 	struct flow_key other;
 
-	if (bpf_map_update_elem(&embryos, reverse, half, BPF_NOEXIST)) {
-		holder = bpf_map_lookup_elem(&embryos, reverse);
-		if (!holder)
-			return false;
-		flow_other_key(&other, reverse, &holder->to);
-		if (!tuple_is_reverse(&other.tuple, &half->to)) {
-			if (holder->state != FLOW_UNANSWERED ||
-			    flow_now() - holder->last_seen < EMBRYO_CLAIM_SECONDS * jiffies_per_second)
-				return false;
-			bpf_map_delete_elem(&embryos, &other);
-		}
-		if (bpf_map_update_elem(&embryos, reverse, half, BPF_ANY))
-			return false;
-	}
-	if (bpf_map_lookup_elem(&flows, reverse)) {
-		bpf_map_delete_elem(&embryos, reverse);
+	if (!holder)
 		return false;
-	}
+	flow_other_key(&other, reverse, &holder->to);
+	if (tuple_is_reverse(&other.tuple, &half->to))
+		return true;
+	if (holder->state != FLOW_UNANSWERED ||
+	    flow_now() - holder->last_seen < EMBRYO_CLAIM_SECONDS * jiffies_per_second)
+		return false;
+	bpf_map_delete_elem(&embryos, &other);
 	return true;
 }
 
+/* Whether no established flow has the tuple, or one that is over and is taken away for it. */
+static __always_inline bool established_yields(const struct flow_key *reverse)
+{
+	struct flow *holder = bpf_map_lookup_elem(&flows, reverse);
+	struct flow_key other;
+
+	if (!holder)
+		return true;
+	flow_other_key(&other, reverse, &holder->to);
+	if (holder->action == FLOW_FOREIGN || !flow_is_over(holder, &other))
+		return false;
+	bpf_map_delete_elem(&flows, &other);
+	bpf_map_delete_elem(&flows, reverse);
+	return true;
+}
+
+/*
+ * Takes the tuple scratch->reverse for the answers of a new flow, whose reverse entry is scratch->half. The
+ * flow table is consulted after the embryo is in: a flow being moved there is inserted before its embryo goes,
+ * so it is seen in one of the two. 0: another flow has it.
+ */
+__noinline int flow_claim(void)
+{
+	struct scratch *scratch = scratch_find();
+	struct flow_key *reverse;
+	struct flow *half;
+
+	if (!scratch)
+		return 0;
+	reverse = &scratch->reverse;
+	half = &scratch->half;
+	if (bpf_map_update_elem(&embryos, reverse, half, BPF_NOEXIST) &&
+	    (!embryo_yields(reverse, half) || bpf_map_update_elem(&embryos, reverse, half, BPF_ANY)))
+		return 0;
+	if (established_yields(reverse))
+		return 1;
+	bpf_map_delete_elem(&embryos, reverse);
+	return 0;
+}
+
 /* Puts back the reverse half of an embryo that eviction took. False: another flow has the tuple by now. */
-static __always_inline bool flow_rebuild(const struct flow_key *key, const struct flow *forward,
+static __always_inline bool flow_rebuild(const struct packet *packet, const struct flow *forward,
 					 const struct flow_key *other)
 {
-	struct flow half;
+	struct scratch *scratch = scratch_find();
+	struct flow *half;
 
-	__builtin_memcpy(&half, forward, sizeof(half));
-	half.seal = flow_seal(other);
-	half.to.source = key->tuple.destination;
-	half.to.destination = key->tuple.source;
-	half.to.source_port = key->tuple.destination_port;
-	half.to.destination_port = key->tuple.source_port;
-	half.half = FLOW_HALF_REVERSE;
-	half.state = FLOW_UNANSWERED;
-	half.last_seen = flow_now();
-	if (!flow_claim(other, &half))
+	if (!scratch)
+		return false;
+	scratch->reverse = *other;
+	half = &scratch->half;
+	*half = *forward;
+	half->seal = flow_seal(other);
+	tuple_reverse(&half->to, &packet->key.tuple);
+	half->half = FLOW_HALF_REVERSE;
+	half->state = FLOW_UNANSWERED;
+	half->last_seen = flow_now();
+	if (!flow_claim())
 		return false;
 	count(flow_reverse_rebuilt);
 	return true;
@@ -221,7 +266,7 @@ static __always_inline enum flow_result embryo_forward(const struct packet *pack
 	reverse = bpf_map_lookup_elem(&embryos, &other);
 	/* Evicted; and another flow may have got its place. */
 	if (!reverse || !tuple_is_reverse(&reverse->to, &key->tuple))
-		return flow_rebuild(key, embryo, &other) ? FLOW_HIT : FLOW_MISS;
+		return flow_rebuild(packet, embryo, &other) ? FLOW_HIT : FLOW_MISS;
 	/* Evicted, and its tuple given to another flow. */
 	if (!tuple_is_reverse(&reverse->to, &key->tuple))
 		return FLOW_MISS;

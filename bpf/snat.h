@@ -7,7 +7,6 @@
 #define WEIR_SNAT_H
 
 #include "flow.h"
-#include "scratch.h"
 
 /* How many ports are tried before a flow is refused. */
 #define SNAT_PROBES 32
@@ -68,7 +67,7 @@ static __always_inline bool snat_claim(packet_context *context, struct scratch *
 		scratch->half.seal = flow_seal(reverse);
 		if (birth->snat && socket_takes(context, &reverse->tuple, reverse->protocol))
 			continue;
-		if (flow_claim(reverse, &scratch->half))
+		if (flow_claim())
 			return true;
 	}
 	return false;
