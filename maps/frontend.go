@@ -40,3 +40,11 @@ func (k bpfFrontendKey) Seal(index, generation uint32) Frontend {
 func (k bpfFrontendKey) Generation(value Frontend) uint32 {
 	return k.Hash() ^ value.Seal
 }
+
+// frontendIndexMask is FRONTEND_INDEX_MASK of bpf/types.h.
+const frontendIndexMask = 0xffffff
+
+// Index returns the index of the service record that the value names.
+func (f bpfFrontend) Index() uint32 {
+	return f.Service & frontendIndexMask
+}

@@ -19,7 +19,7 @@ func readServices(set *maps.Set, wanted func(name string) bool) ([]serviceView, 
 	}
 	byRecord := map[uint32][]maps.FrontendKey{}
 	for key, frontend := range frontends {
-		byRecord[frontend.Service] = append(byRecord[frontend.Service], key)
+		byRecord[frontend.Index()] = append(byRecord[frontend.Index()], key)
 	}
 	services := make([]serviceView, 0, len(byRecord))
 	for record, keys := range byRecord {
