@@ -327,7 +327,9 @@ func (a *Applier) clearStrays() error {
 		if err := a.write.delete(a.set.ServiceNames, index); err != nil {
 			return err
 		}
-		a.state.records.put(index)
+		if index != 0 {
+			a.state.records.put(index)
+		}
 	}
 	a.state.strays, a.state.leftovers = nil, nil
 	return nil

@@ -39,6 +39,7 @@ type history struct {
 
 	seen map[maps.FrontendKey][]answer // during a change, in order
 	held map[found]view                // that programs may be using
+	ever map[found]maps.Service        // every record there has been
 	log  []string
 }
 
@@ -49,6 +50,7 @@ func newHistory(t *testing.T, seed uint64, cramped bool) *history {
 	}
 	h := &history{
 		Rand: rand.New(rand.NewPCG(seed, 1)), t: t, set: newSet(t, sizes), cramped: cramped,
+		ever:    map[found]maps.Service{},
 		desired: map[compile.ID]compile.Service{}, leads: map[maps.FrontendKey]answer{}, owners: map[maps.FrontendKey]compile.ID{},
 	}
 	h.reader = newReader(t, h.set)
@@ -99,6 +101,10 @@ func (h *history) look() {
 		}
 		if got.answer.there {
 			h.held[got.found] = got
+			if other, twice := h.ever[got.found]; twice && other != got.record {
+				h.fail("record %d has been another with the same generation: %+v, %+v", got.index, other, got.record)
+			}
+			h.ever[got.found] = got.record
 		}
 	}
 	for _, held := range h.held {
