@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/loader"
 )
 
@@ -32,7 +33,9 @@ func (c agentConfig) hostNetNS() (uint64, error) {
 
 // attachSockets puts the socket edge on its cgroup, or takes it off where it shall not be.
 func (d *daemon) attachSockets(pins string) error {
-	if d.config.socketLB == "off" {
+	edge := status.Sockets{Whose: d.config.socketLB}
+	defer func() { d.board.Change(func(s *status.Snapshot) { s.Sockets = edge }) }()
+	if edge.Whose == "off" {
 		_, err := loader.DetachSockets(pins)
 		return err
 	}
@@ -47,9 +50,10 @@ func (d *daemon) attachSockets(pins string) error {
 	if err != nil {
 		return err
 	}
+	edge.Cgroup = root
 	d.log.Info("sockets are served", zap.String("cgroup", root), zap.String("whose", d.config.socketLB), zap.Int("changed", changed))
 	if !d.features.SetRetval {
-		d.log.Warn("the kernel has no bpf_set_retval (Linux 5.18): what is refused at connect() fails with EPERM")
+		edge.Reasons = []string{"what is refused at connect() fails with EPERM: the kernel has no bpf_set_retval (Linux 5.18)"}
 	}
 	return nil
 }

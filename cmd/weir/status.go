@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/weir-lb/weir/controlplane/status"
 )
 
 // newStatus returns the command that tells how things are.
@@ -63,6 +65,7 @@ func printAgent(out io.Writer, agent agentView, now time.Time) {
 		fmt.Fprintf(out, "  last change in the maps %s ago, %s after it arrived\n",
 			since(now, agent.Sync.Last), agent.Sync.Latency.Round(10*time.Microsecond))
 	}
+	fmt.Fprintf(out, "  socket edge: %s\n", describeSockets(agent.Sockets))
 	if len(agent.Attachments) == 0 {
 		return
 	}
@@ -72,6 +75,18 @@ func printAgent(out io.Writer, agent agentView, now time.Time) {
 		t.row(a.Device, a.Edge, list(a.Hooks), list(a.Foreign), list(a.Reasons))
 	}
 	t.flush()
+}
+
+// describeSockets says in one line what the socket edge serves.
+func describeSockets(s status.Sockets) string {
+	switch {
+	case s.Cgroup == "":
+		return "off"
+	case s.Whose == "host":
+		return strings.Join(append([]string{"processes below " + s.Cgroup + " in the node's network namespace"}, s.Reasons...), "; ")
+	default:
+		return strings.Join(append([]string{"processes below " + s.Cgroup}, s.Reasons...), "; ")
+	}
 }
 
 // list shows words in one cell.

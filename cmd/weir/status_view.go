@@ -132,6 +132,7 @@ func readFill(set *maps.Set) ([]mapView, error) {
 		add("backends", set.Backends, func() (int, error) { return countBackends(set) }),
 		add("flows", set.Flows, func() (int, error) { return countKeys[maps.FlowKey, maps.Flow](set.Flows) }),
 		add("embryos", set.Embryos, func() (int, error) { return countKeys[maps.FlowKey, maps.Flow](set.Embryos) }),
+		add("socket_flows", set.SocketFlows, func() (int, error) { return countKeys[maps.SocketKey, maps.SocketFlow](set.SocketFlows) }),
 		add("devices", set.Devices, func() (int, error) { return countKeys[uint32, maps.Device](set.Devices) }),
 		add("node_addrs", set.NodeAddrs, func() (int, error) { return countKeys[maps.Address, uint32](set.NodeAddrs) }),
 	)

@@ -29,6 +29,7 @@ type Snapshot struct {
 	Written     time.Time    `json:"written"` // when the file was
 	SNATPorts   PortRange    `json:"snatPorts"`
 	Attachments []Attachment `json:"attachments"`
+	Sockets     Sockets      `json:"sockets"`
 	Changes     Changes      `json:"changes"`
 	Sync        Sync         `json:"sync"`
 	Problems    []Problem    `json:"problems"`
@@ -55,6 +56,13 @@ type Attachment struct {
 	Hooks   []string `json:"hooks"`             // "tcx node_ingress", "xdp native node_xdp"
 	Foreign []string `json:"foreign,omitempty"` // programs of others on the device
 	Reasons []string `json:"reasons,omitempty"` // why not otherwise: "no native XDP: the driver has none"
+}
+
+// Sockets is what the socket edge serves.
+type Sockets struct {
+	Whose   string   `json:"whose"`             // "all", "host" (of the agent's network namespace alone) or "off"
+	Cgroup  string   `json:"cgroup,omitempty"`  // the sockets of processes in it and below
+	Reasons []string `json:"reasons,omitempty"` // why not better
 }
 
 // Changes counts what this agent has done to programs on devices. Where it found everything as it should be, nothing.
