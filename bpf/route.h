@@ -92,17 +92,17 @@ static __always_inline enum route_result route_find_back(const struct packet *pa
 /* Whether what is remembered of the next hop is still believed, and the packet fits. */
 static __always_inline bool hop_is_good(const struct hop *hop, const struct packet *packet)
 {
-	return packet->length <= hop->mtu && (__u32)bpf_jiffies64() - hop->read < BELIEVE_JIFFIES;
+	return packet->length <= hop->mtu && packet->now - hop->read < BELIEVE_JIFFIES;
 }
 
 /*
  * Remembers a route that leads out; while it is written it has no MTU, and nothing fits. Kernels before 5.12
  * say no MTU, but the length that was asked for.
  */
-static __always_inline void hop_remember(struct hop *hop, const struct route *route)
+static __always_inline void hop_remember(struct hop *hop, const struct route *route, __u32 now)
 {
 	*(volatile __u16 *)&hop->mtu = 0;
-	hop->read = bpf_jiffies64();
+	hop->read = now;
 	hop->ifindex = route->fib.ifindex;
 	__builtin_memcpy(hop->destination_mac, route->fib.dmac, sizeof(hop->destination_mac));
 	__builtin_memcpy(hop->source_mac, route->fib.smac, sizeof(hop->source_mac));
