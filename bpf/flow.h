@@ -217,6 +217,7 @@ static __always_inline bool flow_rebuild(const struct packet *packet, const stru
 	half->half = FLOW_HALF_REVERSE;
 	half->state = FLOW_UNANSWERED;
 	half->last_seen = flow_now();
+	half->hop.read = 0; /* the other way's */
 	if (!flow_claim())
 		return false;
 	count(flow_reverse_rebuilt);
@@ -264,9 +265,6 @@ static __always_inline enum flow_result embryo_forward(const struct packet *pack
 	/* Evicted; and another flow may have got its place. */
 	if (!reverse || !tuple_is_reverse(&reverse->to, &key->tuple))
 		return flow_rebuild(packet, embryo, &other) ? FLOW_HIT : FLOW_MISS;
-	/* Evicted, and its tuple given to another flow. */
-	if (!tuple_is_reverse(&reverse->to, &key->tuple))
-		return FLOW_MISS;
 	if (packet_is_syn(packet))
 		return embryo->state < FLOW_CLOSING && reverse->state < FLOW_CLOSING ? FLOW_HIT : FLOW_MISS;
 	if (reverse->state != FLOW_ANSWERED || embryo->state >= FLOW_CLOSING || packet->tcp_flags & TCP_RST)

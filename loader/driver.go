@@ -10,14 +10,15 @@ import (
 // driver is what ethtool says of a device's driver.
 type driver struct {
 	name      string
-	queues    int // pairs in use
-	maxQueues int // pairs that the device has; 0: not known
+	queues    int // for sending, in use
+	maxQueues int // for sending, that the device has; 0: not known
 }
 
 // ethtoolChannels is struct ethtool_channels of linux/ethtool.h.
 type ethtoolChannels struct {
-	command                                                           uint32
-	maxRX, maxTX, maxOther, maxCombined, rx, tx, other, combinedCount uint32
+	command                             uint32
+	maxRX, maxTX, maxOther, maxCombined uint32
+	rx, tx, other, combined             uint32
 }
 
 // ifreqPointer is struct ifreq of linux/if.h with ifr_data.
@@ -44,7 +45,7 @@ func readDriver(device string) (driver, error) {
 	copy(request.name[:unix.IFNAMSIZ-1], device)
 	_, _, failed := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
 	if failed == 0 {
-		found.queues, found.maxQueues = int(channels.combinedCount), int(channels.maxCombined)
+		found.queues, found.maxQueues = int(channels.tx+channels.combined), int(max(channels.maxTX, channels.maxCombined))
 	}
 	return found, nil
 }

@@ -75,6 +75,14 @@ func openInstance(t *testing.T, pins string, constants Constants, options Attach
 	if err != nil {
 		t.Fatal(err)
 	}
+	i := &instance{Attacher: newAttacher(t, pins, programs, set, options), set: set, programs: programs, pins: pins}
+	t.Cleanup(i.close)
+	return i
+}
+
+// newAttacher makes an attacher without XDP, unless the options say otherwise.
+func newAttacher(t *testing.T, pins string, programs *Programs, set *weirmaps.Set, options AttachOptions) *Attacher {
+	t.Helper()
 	options.Pins, options.Log = pins, zaptest.NewLogger(t)
 	options.Features.TCX = haveTCX()
 	if options.XDP == "" {
@@ -84,9 +92,7 @@ func openInstance(t *testing.T, pins string, constants Constants, options Attach
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := &instance{Attacher: attacher, set: set, programs: programs, pins: pins}
-	t.Cleanup(i.close)
-	return i
+	return attacher
 }
 
 // close lets go of all handles, as the end of the process does.

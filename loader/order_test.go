@@ -20,16 +20,25 @@ const (
 	stampForeign = 9
 )
 
-// stampingInstance is an instance whose pod programs do nothing but stamp.
+// stampingInstance is an instance whose programs do nothing but stamp.
 func stampingInstance(t *testing.T, options AttachOptions, tr trace) *instance {
 	t.Helper()
-	i := openInstance(t, filepath.Join(mountBPFFS(t), "weir"), testConstants, options)
-	i.programs.PodIngress = tr.program(t, stampIngress, actUnspec)
-	i.programs.PodEgress = tr.program(t, stampEgress, actUnspec)
-	i.programs.twin = func(name string) (*ebpf.Program, error) {
-		stamp := map[string]int32{"pod_ingress": stampIngress, "pod_egress": stampEgress}[name]
-		return tr.program(t, stamp, actUnspec).Clone()
+	pins := filepath.Join(mountBPFFS(t), "weir")
+	set, err := weirmaps.New(smallSizes)
+	if err != nil {
+		t.Fatal(err)
 	}
+	ingress := func() *ebpf.Program { return tr.program(t, stampIngress, actUnspec) }
+	egress := func() *ebpf.Program { return tr.program(t, stampEgress, actUnspec) }
+	programs := &Programs{PodIngress: ingress(), PodEgress: egress(), NodeIngress: ingress(), NodeEgress: egress()}
+	programs.twin = func(name string) (*ebpf.Program, error) {
+		if name == "pod_ingress" || name == "node_ingress" {
+			return ingress().Clone()
+		}
+		return egress().Clone()
+	}
+	i := &instance{Attacher: newAttacher(t, pins, programs, set, options), set: set, programs: programs, pins: pins}
+	t.Cleanup(i.close)
 	return i
 }
 
@@ -171,8 +180,6 @@ func testEndedChain(t *testing.T, verdict int32, ends, forced bool) {
 	enterNamespace(t)
 	tr := newTrace(t)
 	i := stampingInstance(t, AttachOptions{Clsact: forced}, tr)
-	i.programs.NodeIngress = tr.program(t, stampIngress, actUnspec)
-	i.programs.NodeEgress = tr.program(t, stampEgress, actUnspec)
 	device := addVeth(t, "pod0")
 	i.mustAttach(t, device)
 	addForeignFilter(t, device.Index, netlink.HANDLE_MIN_EGRESS, 10, tr.program(t, stampForeign, verdict))

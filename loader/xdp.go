@@ -56,7 +56,9 @@ func (a *Attacher) attachXDP(device Device, attachment *Attachment) error {
 	}
 	if err := a.placeXDP(device, how); err != nil {
 		reason := a.explainXDP(device, err)
-		a.refused[device.Index] = refusal{device, reason}
+		if !isTaken(err) {
+			a.refused[device.Index] = refusal{device, reason}
+		}
 		attachment.Reasons = append(attachment.Reasons, fmt.Sprintf("no %s: %s", how, reason))
 		return a.detachXDP(device.Index)
 	}
@@ -109,12 +111,15 @@ func (a *Attacher) explainXDP(device Device, err error) string {
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Sprintf("the driver of %s has none", device.Name)
-	case errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST):
+	case isTaken(err):
 		return "another XDP program is attached" + a.foreignXDP(device.Index)
 	default:
 		return fmt.Sprintf("the driver refuses it: %v", err)
 	}
 }
+
+// isTaken tells whether XDP could not be had because somebody else has it: that may end at any time.
+func isTaken(err error) bool { return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) }
 
 // foreignXDP names the XDP program that is attached, for the end of a sentence.
 func (a *Attacher) foreignXDP(ifindex int) string {

@@ -25,7 +25,8 @@ type Model struct {
 	traffic  map[compile.ID]*maps.Traffic
 	picked   map[tableKey]netip.AddrPort
 	messages map[Program]int // ICMP errors sent; nothing of a test takes more than a second, see DefaultSettings
-	aged     bool            // unanswered embryos are old enough to lose their port
+	aged     bool            // unanswered and ended flows are old enough to lose their port
+	born     []flowID        // every half there has been, in their order
 }
 
 // frontendID names a frontend; a NodePort's address is the unspecified one.
@@ -63,6 +64,7 @@ func (m *Model) Reset() {
 	m.traffic = make(map[compile.ID]*maps.Traffic)
 	m.picked = make(map[tableKey]netip.AddrPort)
 	m.messages = make(map[Program]int)
+	m.born = nil
 }
 
 // Serve makes these services, and no others, the ones of the world.

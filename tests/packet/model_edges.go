@@ -252,6 +252,7 @@ func (v *visit) recordForeign() {
 		return
 	}
 	v.flows[inbound] = &half{action: maps.FlowForeign, half: maps.FlowHalfReverse}
+	v.born = append(v.born, inbound)
 	v.counters.FlowForeign++
 }
 

@@ -130,13 +130,28 @@ func (v *visit) free(reverse, forward flowID) bool {
 	if holder != nil && reverse.other(holder.to) != forward && !(v.aged && holder.state == maps.FlowUnanswered) {
 		return false
 	}
-	return v.flows[reverse] == nil
+	established := v.flows[reverse]
+	return established == nil || v.aged && v.over(reverse, established)
+}
+
+// over tells whether an established flow has ended on both sides.
+func (v *visit) over(id flowID, h *half) bool {
+	peer := v.flows[id.other(h.to)]
+	if h.action == maps.FlowForeign {
+		return false
+	}
+	closed := h.state == maps.FlowClosed || peer != nil && peer.state == maps.FlowClosed
+	return closed || h.state == maps.FlowClosing && (peer == nil || peer.state == maps.FlowClosing)
 }
 
 // claim takes the answers `reverse` for a flow, from another where need be.
 func (v *visit) claim(reverse, forward flowID, answers *half) {
 	if holder := v.embryos[reverse]; holder != nil && reverse.other(holder.to) != forward {
 		delete(v.embryos, reverse.other(holder.to))
+	}
+	if holder := v.flows[reverse]; holder != nil {
+		delete(v.flows, reverse.other(holder.to))
+		delete(v.flows, reverse)
 	}
 	v.embryos[reverse] = answers
 }
@@ -190,6 +205,7 @@ func (v *visit) open(h *half, snat bool) bool {
 	answers.to, answers.half = id.tuple.reverse(), maps.FlowHalfReverse
 	v.claim(reverse, id, &answers)
 	v.embryos[id] = h
+	v.born = append(v.born, id, reverse)
 	v.trafficOf(h.service).Flows++
 	v.counters.FlowNew++
 	v.carry(h)

@@ -91,11 +91,11 @@ func readTable(table int) ([]route, error) {
 }
 
 // find returns the longest match in the first table that has one. IPv4 routes out of other devices than
-// `out` are passed over; 0 is any device.
+// `out` are passed over, where that is not 0; a route that refuses is out of none.
 func (r *routing) find(to netip.Addr, out int) (best route, ok bool) {
 	for _, table := range r.tables {
 		for _, candidate := range table {
-			wrongDevice := out != 0 && to.Is4() && candidate.device != out
+			wrongDevice := out != 0 && to.Is4() && candidate.device != 0 && candidate.device != out
 			longer := !ok || candidate.prefix.Bits() > best.prefix.Bits()
 			if !wrongDevice && longer && candidate.prefix.Contains(to) {
 				best, ok = candidate, true

@@ -242,3 +242,35 @@ func TestSNATProbesTheWholeRange(t *testing.T) {
 		})
 	}
 }
+
+// A connection that both sides have ended, and that has been quiet for a second, loses its port to a new flow; one
+// that lives keeps it, however quiet.
+func TestSNATPortOfEndedFlow(t *testing.T) {
+	c := cases{settings: quick(), protocols: []compile.Protocol{compile.TCP}}
+	forEach(t, c, func(tr *trial) {
+		in, translated := tr.toRemote()
+		tr.establish(in, translated)
+		late := tr.frame("eth0", tr.at(tr.OtherClient, clientPort), in.To)
+		wait()
+		tr.expectUnmodelled("eth0", late, Drop)
+		tr.model.counters.DropSnatPortsExhausted++
+
+		last := in.later()
+		last.TCP.FIN = true
+		tr.run("eth0", last.Bytes())
+		wait()
+		tr.expectUnmodelled("eth0", late, Drop)
+		tr.model.counters.DropSnatPortsExhausted++
+
+		last = translated.answer(gatewayMAC(), tr.Device("eth0").MAC)
+		last.TCP.FIN = true
+		tr.run("eth0", last.Bytes())
+		wait()
+		tr.model.aged = true
+		defer func() { tr.model.aged = false }()
+		if to := tr.opened(late.From, late.To); to.from.Port() != 61000 {
+			tr.Errorf("the flow has %v", to.from)
+		}
+		tr.wantTables(0, 2)
+	})
+}

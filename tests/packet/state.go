@@ -167,3 +167,53 @@ func checkTable(name string, w *World, table *ebpf.Map, want map[flowID]*half) e
 	}
 	return nil
 }
+
+func flowKeyOf(id flowID) maps.FlowKey {
+	return maps.FlowKey{Tuple: maps.TupleOf(id.tuple.from, id.tuple.to), Edge: id.edge, Protocol: id.protocol}
+}
+
+// remove takes a half out of a flow table, and of the model's.
+func remove(table *ebpf.Map, model map[flowID]*half, id flowID) error {
+	key := flowKeyOf(id)
+	if err := table.Delete(&key); err != nil {
+		return fmt.Errorf("delete the half of %+v: %w", id, err)
+	}
+	delete(model, id)
+	return nil
+}
+
+// Evict takes one half of an embryo out, as an LRU does, if the one it happens upon still is.
+func (m *Model) Evict(w *World, g *Generator) error {
+	id, ok := m.someHalf(g)
+	if !ok || m.embryos[id] == nil {
+		return nil
+	}
+	return remove(w.Maps.Embryos, m.embryos, id)
+}
+
+// Sweep takes both halves of an established flow out, if the one it happens upon is one.
+func (m *Model) Sweep(w *World, g *Generator) error {
+	id, ok := m.someHalf(g)
+	h := m.flows[id]
+	if !ok || h == nil {
+		return nil
+	}
+	halves := []flowID{id}
+	if h.action != maps.FlowForeign && m.flows[id.other(h.to)] != nil {
+		halves = append(halves, id.other(h.to))
+	}
+	for _, half := range halves {
+		if err := remove(w.Maps.Flows, m.flows, half); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// someHalf returns a half that there is or has been.
+func (m *Model) someHalf(g *Generator) (flowID, bool) {
+	if len(m.born) == 0 {
+		return flowID{}, false
+	}
+	return m.born[g.rand.IntN(len(m.born))], true
+}

@@ -48,16 +48,18 @@ func (tr *trial) forget(in Frame) {
 	id := flowID{tuple{in.From, in.To}, 0, uint8(tr.protocol)}
 	other := id.other(tr.model.flows[id].to)
 	for _, half := range []flowID{id, other} {
-		key := flowKeyOf(half)
-		if err := tr.Maps.Flows.Delete(&key); err != nil {
+		if err := remove(tr.Maps.Flows, tr.model.flows, half); err != nil {
 			tr.Fatal(err)
 		}
-		delete(tr.model.flows, half)
 	}
 }
 
-func flowKeyOf(id flowID) maps.FlowKey {
-	return maps.FlowKey{Tuple: maps.TupleOf(id.tuple.from, id.tuple.to), Edge: id.edge, Protocol: id.protocol}
+// evict takes one half of an embryo out, as an LRU does.
+func (tr *trial) evict(half flowID) {
+	tr.Helper()
+	if err := remove(tr.Maps.Embryos, tr.model.embryos, half); err != nil {
+		tr.Fatal(err)
+	}
 }
 
 // With the flow table full a foreign flow is not recorded, and passes.
@@ -78,16 +80,30 @@ func TestLostReverseIsRebuilt(t *testing.T) {
 	forEach(t, cases{}, func(tr *trial) {
 		in, translated := tr.toLocal()
 		reverse := flowID{tuple{translated.To, translated.From}, 0, uint8(tr.protocol)}
-		key := flowKeyOf(reverse)
-		if err := tr.Maps.Embryos.Delete(&key); err != nil {
-			tr.Fatal(err)
-		}
-		delete(tr.model.embryos, reverse)
+		tr.evict(reverse)
 		tr.expect("eth0", in, Pass, translated)
 		tr.wantTables(0, 2)
 		answer := translated.answer(tr.Device("eth0").MAC, gatewayMAC())
 		tr.expectOf(NodeEgress, "eth0", answer, Pass, answer.translated(in.To, in.From))
 		tr.expectCounters(maps.PacketCounters{FlowNew: 1, FlowReverseRebuilt: 1})
+	})
+}
+
+// The half that is put back finds its own way: not the next hop that the other half remembers.
+func TestRebuiltReverseGoesItsOwnWay(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		tr.serve(tr.service("web", tr.remote(tr.RemoteSecond)))
+		in := tr.frame("eth0", tr.at(tr.Client, 61500), tr.at(tr.LoadBalancer, servicePort))
+		translated := in.translated(tr.at(tr.NodeEth1, 61500), tr.at(tr.RemoteSecond, targetPort))
+		for range 2 {
+			want := tr.sent(translated, "eth1", secondGatewayMAC())
+			tr.expect("eth0", in, tr.sentVerdict(false), want)
+		}
+		tr.evict(flowID{tuple{translated.To, translated.From}, 0, uint8(tr.protocol)})
+		tr.run("eth0", in.Bytes())
+		answer := translated.answer(secondGatewayMAC(), tr.Device("eth1").MAC)
+		want := tr.sent(answer.translated(in.To, in.From), "eth0", gatewayMAC())
+		tr.expect("eth1", answer, tr.sentVerdict(false), want)
 	})
 }
 
@@ -98,11 +114,7 @@ func TestLostReverseThatAnotherHas(t *testing.T) {
 	forEach(t, c, func(tr *trial) {
 		in, translated := tr.toRemote()
 		reverse := flowID{tuple{translated.To, translated.From}, 0, uint8(tr.protocol)}
-		key := flowKeyOf(reverse)
-		if err := tr.Maps.Embryos.Delete(&key); err != nil {
-			tr.Fatal(err)
-		}
-		delete(tr.model.embryos, reverse)
+		tr.evict(reverse)
 		other := tr.opened(tr.at(tr.OtherClient, translated.From.Port()), in.To)
 		if other.from.Port() != translated.From.Port() {
 			tr.Fatalf("the other client got %v", other.from)

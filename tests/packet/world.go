@@ -197,19 +197,25 @@ func empty(m *ebpf.Map) error {
 }
 
 func emptyHash(m *ebpf.Map) error {
-	key := make([]byte, m.KeySize())
+	var keys [][]byte
+	var previous any
 	for {
-		err := m.NextKey(nil, &key)
+		key := make([]byte, m.KeySize())
+		err := m.NextKey(previous, &key)
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil
+			break
 		}
 		if err != nil {
 			return err
 		}
+		keys, previous = append(keys, key), key
+	}
+	for _, key := range keys {
 		if err := m.Delete(key); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 func fillArray(m *ebpf.Map, value any) error {
