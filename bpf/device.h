@@ -32,10 +32,10 @@ struct {
 	__uint(max_entries, DEVICE_CACHE_SIZE);
 } device_caches SEC(".maps");
 
-/* The device a packet is on; NULL: none of ours. */
-static __always_inline struct device *device_of_packet(packet_context *context)
+/* The device a packet is on; NULL: none of ours. `now` in jiffies. */
+static __always_inline struct device *device_of_packet(packet_context *context, __u32 now)
 {
-	__u32 ifindex = packet_ifindex(context), slot = ifindex % DEVICE_CACHE_SIZE, now = bpf_jiffies64();
+	__u32 ifindex = packet_ifindex(context), slot = ifindex % DEVICE_CACHE_SIZE;
 	struct device_cache *cache = bpf_map_lookup_elem(&device_caches, &slot);
 	struct device *device;
 
@@ -60,10 +60,7 @@ static __always_inline __u32 device_logical(const struct device *device, __u32 i
 
 static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
 {
-	const __u16 *x = (const __u16 *)a;
-	const __u16 *y = (const __u16 *)b;
-
-	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
+	return !((*(const __u32 *)a ^ *(const __u32 *)b) | (*(const __u16 *)(a + 4) ^ *(const __u16 *)(b + 4)));
 }
 
 /* The node's address on the device, of the packet's family; zero if it has none. */

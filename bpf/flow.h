@@ -36,11 +36,10 @@ static __always_inline __u32 flow_now(void)
  */
 static __always_inline __u32 flow_seal(const struct flow_key *key)
 {
-	__u32 ports = (__u32)bpf_ntohs(key->tuple.source_port) << 16 | bpf_ntohs(key->tuple.destination_port);
-	__u32 seal = address_ipv4(&key->tuple.source) * 0x9e3779b1;
+	__u32 ports = *(const __u32 *)&key->tuple.source_port;
+	__u32 from = address_ipv4(&key->tuple.source), to = address_ipv4(&key->tuple.destination);
 
-	seal = (seal ^ address_ipv4(&key->tuple.destination)) * 0x85ebca6b;
-	return seal ^ ports ^ ((__u32)key->edge << 8 | key->protocol);
+	return from ^ (to << 7 | to >> 25) ^ ports ^ ((__u32)key->edge << 8 | key->protocol);
 }
 
 /* What a packet needs of its flow, copied out of the map. */
@@ -72,10 +71,8 @@ static __always_inline bool flow_read(struct flow *flow, const struct flow_key *
 	return *(volatile const __u32 *)&flow->seal == flow_seal(key);
 }
 
-static __always_inline void flow_touch(struct flow *flow)
+static __always_inline void flow_touch(struct flow *flow, __u32 now)
 {
-	__u32 now = flow_now();
-
 	/* Written once a tick at most, so that a busy flow's cache line stays shared. */
 	if (flow->last_seen != now)
 		flow->last_seen = now;
@@ -99,7 +96,7 @@ static __always_inline void flow_account(const struct packet *packet, const stru
 
 	if (!flow)
 		return; /* just opened, and accounted there */
-	flow_touch(flow);
+	flow_touch(flow, packet->now);
 	flow_track(flow, packet);
 	if (view->action != FLOW_FOREIGN)
 		traffic_count(flow->service, flow->backend, view->half, packet->length);
@@ -326,7 +323,7 @@ static __always_inline void flow_record_foreign(const struct packet *packet, con
 	if (known) {
 		if (known->action != FLOW_FOREIGN)
 			return;
-		flow_touch(known);
+		flow_touch(known, packet->now);
 		flow_track(known, packet);
 		return;
 	}

@@ -55,7 +55,7 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 		if (!packet_can_send(packet, result, &route))
 			return node_refuse(packet, device, result, &route);
 		if (hop)
-			hop_remember(hop, &route);
+			hop_remember(hop, &route, packet->now);
 	}
 	flow_account(packet, view);
 	if (!nat_rewrite(packet, &view->to) || !nat_decrement_ttl(packet))
@@ -189,8 +189,8 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 
 static __always_inline int node_arrive(packet_context *context)
 {
-	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE };
-	struct device *device = device_of_packet(context);
+	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE, .now = bpf_jiffies64() };
+	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
 	enum flow_result found;
 	struct flow_view view;

@@ -64,8 +64,8 @@ static __always_inline int depart_foreign(struct packet *packet)
 SEC("tc")
 int node_egress(struct __sk_buff *context)
 {
-	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE };
-	struct device *device = device_of_packet(context);
+	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE, .now = bpf_jiffies64() };
+	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
 	struct flow_view view;
 

@@ -53,6 +53,7 @@ struct packet {
 	struct flow_key key; /* its tuple, edge and protocol */
 	__u32 ifindex;	     /* the device it is on, or the bridge or bond of which that is a port */
 	__u32 length;	     /* of the IP packet, bytes */
+	__u32 now;	     /* jiffies, low 32 bits: read once for a packet */
 	__u16 ip_offset;
 	__u16 transport_offset;
 	__u16 transport_length; /* of the transport header */

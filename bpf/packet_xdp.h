@@ -123,7 +123,7 @@ static __always_inline int packet_send(struct packet *packet, const struct devic
 {
 	struct hop hop;
 
-	hop_remember(&hop, route);
+	hop_remember(&hop, route, packet->now);
 	return packet_send_hop(packet, &hop);
 }
 

@@ -10,8 +10,8 @@
 SEC("tc")
 int pod_egress(struct __sk_buff *context)
 {
-	struct packet packet = { .context = context };
-	struct device *device = device_of_packet(context);
+	struct packet packet = { .context = context, .now = bpf_jiffies64() };
+	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
 	struct flow_view view;
 

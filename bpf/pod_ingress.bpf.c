@@ -104,8 +104,8 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 SEC("tc")
 int pod_ingress(struct __sk_buff *context)
 {
-	struct packet packet = { .context = context };
-	struct device *device = device_of_packet(context);
+	struct packet packet = { .context = context, .now = bpf_jiffies64() };
+	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
 	enum flow_result found;
 	struct flow_view view;

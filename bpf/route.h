@@ -92,24 +92,22 @@ static __always_inline enum route_result route_find_back(const struct packet *pa
 /* Whether what is remembered of the next hop is still believed, and the packet fits. */
 static __always_inline bool hop_is_good(const struct hop *hop, const struct packet *packet)
 {
-	__u32 now = bpf_jiffies64();
-
-	return hop->read && now - hop->read < BELIEVE_JIFFIES && packet->length <= hop->mtu;
+	return packet->length <= hop->mtu && packet->now - hop->read < BELIEVE_JIFFIES;
 }
 
-/* Remembers a route that leads out. Kernels before 5.12 say no MTU, but the length that was asked for. */
-static __always_inline void hop_remember(struct hop *hop, const struct route *route)
+/*
+ * Remembers a route that leads out; while it is written it has no MTU, and nothing fits. Kernels before 5.12
+ * say no MTU, but the length that was asked for.
+ */
+static __always_inline void hop_remember(struct hop *hop, const struct route *route, __u32 now)
 {
-	__u32 now = bpf_jiffies64();
-
-	hop->read = 0;
-	barrier();
+	*(volatile __u16 *)&hop->mtu = 0;
+	hop->read = now;
 	hop->ifindex = route->fib.ifindex;
-	hop->mtu = route->fib.mtu_result;
 	__builtin_memcpy(hop->destination_mac, route->fib.dmac, sizeof(hop->destination_mac));
 	__builtin_memcpy(hop->source_mac, route->fib.smac, sizeof(hop->source_mac));
 	barrier();
-	hop->read = now | 1; /* never 0 */
+	*(volatile __u16 *)&hop->mtu = route->fib.mtu_result;
 }
 
 #endif

@@ -154,9 +154,9 @@ enum flow_state {
  * only (route.h): so nobody has to be told when routes, neighbours or MTUs change.
  */
 struct hop {
-	__u32 read;    /* jiffies, low 32 bits; 0: never */
+	__u32 read;    /* jiffies, low 32 bits */
 	__u32 ifindex; /* of the device to send by */
-	__u16 mtu;
+	__u16 mtu;     /* 0: nothing is known */
 	__u8 destination_mac[6];
 	__u8 source_mac[6];
 };
