@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weir-lb/weir/controlplane/devices"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/loader"
 )
@@ -40,7 +41,7 @@ func cleanup(bpffs string) (removed []string, err error) {
 		return nil, err
 	}
 	if _, err := os.Stat(pins); errors.Is(err, fs.ErrNotExist) {
-		return loader.Cleanup(pins)
+		return detach(pins)
 	}
 	lock, err := lockPins(pins)
 	if err != nil {
@@ -50,5 +51,11 @@ func cleanup(bpffs string) (removed []string, err error) {
 	if err := status.Remove(pins); err != nil {
 		return nil, err
 	}
-	return loader.Cleanup(pins)
+	return detach(pins)
+}
+
+// detach takes everything out of the kernel.
+func detach(pins string) (removed []string, err error) {
+	removed, err = loader.Cleanup(pins)
+	return removed, errors.Join(err, devices.ForgetNeighbours())
 }

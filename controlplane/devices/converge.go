@@ -31,6 +31,9 @@ func (m *Manager) converge(touched []int) {
 		addresses := nodePortAddresses(m.state.devices, view.roles, m.options.NodePorts, m.wanted.primary)
 		m.note(ofNode, m.records.setAddresses(addresses))
 	}
+	if m.wanted.located {
+		m.hops.want(m.wanted.backends, resolvable(m.state.devices, view.roles))
+	}
 	m.scheduleRetry(hadFailed)
 	m.publish(view)
 }

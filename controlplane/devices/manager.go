@@ -52,6 +52,7 @@ type Options struct {
 type Manager struct {
 	options Options
 	socket  *nl.NetlinkSocket
+	hops    *neighbours
 	ready   chan struct{}
 
 	// Owned by New and Run.
@@ -73,6 +74,7 @@ type Manager struct {
 type wishes struct {
 	primary  []netip.Addr
 	backends []netip.Addr
+	located  bool // backends has been said
 }
 
 // New looks at all devices of the calling thread's network namespace and subscribes to their changes. It fails if
@@ -93,19 +95,30 @@ func New(options Options) (*Manager, error) {
 		records:  records,
 		attached: map[int]loader.Device{}, failed: map[int]error{}, backoff: freshBackoff(),
 	}
+	if m.hops, err = newNeighbours(options.Log); err != nil {
+		return nil, err
+	}
+	if err := m.begin(); err != nil {
+		m.hops.close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// begin subscribes to changes and takes the first look.
+func (m *Manager) begin() (err error) {
 	if m.socket, err = subscribe(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := m.state.readAll(); err != nil {
-		m.socket.Close()
-		return nil, err
+	if err = m.state.readAll(); err == nil {
+		err = m.checkPatterns()
 	}
-	if err := m.checkPatterns(); err != nil {
+	if err != nil {
 		m.socket.Close()
-		return nil, err
+		return err
 	}
 	m.restoreEdges()
-	return m, nil
+	return nil
 }
 
 // freshBackoff is how long what failed waits for its next try, unless its device changes before.
@@ -161,7 +174,7 @@ func (m *Manager) SetPrimary(addresses []netip.Addr) {
 
 // SetBackends says where backends are: the next hops toward those on other nodes are kept resolved.
 func (m *Manager) SetBackends(addresses []netip.Addr) {
-	m.wish(func(w *wishes) { w.backends = slices.Clone(addresses) })
+	m.wish(func(w *wishes) { w.backends, w.located = slices.Clone(addresses), true })
 }
 
 func (m *Manager) wish(change func(*wishes)) {
@@ -184,7 +197,15 @@ func (m *Manager) Problems() []compile.Problem {
 // Run brings maps and programs up to date, and keeps them so until the context ends. It must run in the network
 // namespace that New was called in: one goroutine does all work there.
 func (m *Manager) Run(ctx context.Context) error {
-	defer func() { m.socket.Close() }()
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	beside.Go(func() { m.hops.run(ctx) })
+	defer func() {
+		cancel()
+		beside.Wait()
+		m.hops.close()
+		m.socket.Close()
+	}()
 	if err := m.options.Attacher.Retain(m.indices()); err != nil {
 		m.options.Log.Error("forget devices that are gone", zap.Error(err))
 	}
