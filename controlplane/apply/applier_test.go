@@ -524,6 +524,76 @@ func TestAFullArenaDoesNotStopChanges(t *testing.T) {
 	checkServed(t, set, all...)
 }
 
+// Room that is there in pieces only is no room, and what was taken meanwhile is given back.
+func TestAnArenaInPieces(t *testing.T) {
+	set := newSet(t, smallSizes())
+	a := newApplier(t, set)
+	arena := a.state.arena
+	var pieces []maps.SlotRange
+	for {
+		piece, err := arena.Alloc(10 * maps.SlotsPerBlock)
+		if err != nil {
+			break
+		}
+		pieces = append(pieces, piece)
+	}
+	for i := 0; i < len(pieces); i += 2 {
+		arena.Free(pieces[i])
+	}
+	free := arena.Use().Free
+	checkLeftOut(t, a, web(1, 1, 2), "slot blocks in a row", "--max-slot-blocks")
+	if now := arena.Use().Free; now != free {
+		t.Errorf("%d blocks are free, were %d", now, free)
+	}
+	for i := 1; i < len(pieces); i += 2 {
+		arena.Free(pieces[i])
+	}
+	mustApply(t, a, []compile.Service{web(1, 1, 2)})
+}
+
+// A change that needs room while a sweep waits for the grace period waits for one of its own; what it gives back is not
+// given back again.
+func TestAChangeDuringTheGracePeriodOfASweep(t *testing.T) {
+	sizes := smallSizes()
+	sizes.SlotBlocks = 60 // for three tables at a time
+	set := newSet(t, sizes)
+	a := newApplier(t, set)
+	all := []compile.Service{web(1, 1, 2), web(2, 3, 4)}
+	graces, retired := 0, 0
+	a.grace = func() error {
+		graces++
+		if graces > 1 {
+			return nil
+		}
+		for host := byte(5); host < 15; host++ {
+			all[host%2] = web(1+int(host%2), host, host+1)
+			mustApply(t, a, all)
+			checkServed(t, set, all...)
+		}
+		retired = len(a.state.retired)
+		return nil
+	}
+	mustSync(t, a, all...)
+	mustApply(t, a, []compile.Service{web(1, 1, 3)})
+	sweep, err := a.BeginSweep()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if graces < 3 {
+		t.Fatalf("only %d grace periods: no change was in need of room", graces)
+	}
+	if now := len(a.state.retired); now != retired || retired == 0 {
+		t.Errorf("%d retired, want %d: they have not had a grace period", now, retired)
+	}
+	if err := a.EndSweep(sweep, 1); err != nil {
+		t.Fatal(err)
+	}
+	epoch := uint32(1)
+	sweepAll(t, a, &epoch)
+	checkServed(t, set, all...)
+	checkTidy(t, a, all)
+}
+
 // After a failed write the next call reads the maps back and makes good everything.
 func TestAFailedWriteIsMadeGood(t *testing.T) {
 	set := newSet(t, smallSizes())

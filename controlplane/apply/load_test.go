@@ -2,6 +2,7 @@ package apply
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -23,6 +24,12 @@ func TestDamageIsMadeGood(t *testing.T) {
 		{"a slot names another backend", func(set *maps.Set, a *Applier) func() error {
 			inside := a.state.services[web(1).ID].current.value.Inside
 			return func() error { return a.state.arena.Write(inside, []uint32{1, 1}) }
+		}},
+		{"a slot of a Maglev table names its neighbour's backend", func(set *maps.Set, a *Applier) func() error {
+			outside := a.state.services[web(1).ID].current.outside
+			slots := outside.slots()
+			slots[0] = slots[slices.IndexFunc(slots, func(index uint32) bool { return index != slots[0] })]
+			return func() error { return a.state.arena.Write(outside.at, slots) }
 		}},
 		{"a slot names no backend", func(set *maps.Set, a *Applier) func() error {
 			inside := a.state.services[web(1).ID].current.value.Inside
