@@ -11,10 +11,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/util/wait"
 
@@ -51,11 +49,11 @@ type Options struct {
 // Manager follows the devices of one network namespace.
 type Manager struct {
 	options Options
-	socket  *nl.NetlinkSocket
 	hops    *neighbours
 	ready   chan struct{}
 
 	// Owned by New and Run.
+	listener *listener
 	state    state
 	records  *records
 	attached map[int]loader.Device // as the attacher was told last
@@ -107,14 +105,14 @@ func New(options Options) (*Manager, error) {
 
 // begin subscribes to changes and takes the first look.
 func (m *Manager) begin() (err error) {
-	if m.socket, err = subscribe(); err != nil {
+	if m.listener, err = listen(); err != nil {
 		return err
 	}
 	if err = m.state.readAll(); err == nil {
 		err = m.checkPatterns()
 	}
 	if err != nil {
-		m.socket.Close()
+		m.listener.close()
 		return err
 	}
 	m.restoreEdges()
@@ -204,15 +202,13 @@ func (m *Manager) Run(ctx context.Context) error {
 		cancel()
 		beside.Wait()
 		m.hops.close()
-		m.socket.Close()
+		m.listener.close()
 	}()
 	if err := m.options.Attacher.Retain(m.indices()); err != nil {
 		m.options.Log.Error("forget devices that are gone", zap.Error(err))
 	}
 	m.converge(m.indices())
 	close(m.ready)
-	notifications := make(chan notification, 1)
-	go receive(ctx, m.socket, notifications)
 	for {
 		var retry <-chan time.Time
 		if len(m.failed) > 0 {
@@ -225,15 +221,12 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.converge(nil)
 		case <-m.wished:
 			m.converge(nil)
-		case n := <-notifications:
-			touched, err := m.take(n, notifications)
+		case n := <-m.listener.heard:
+			touched, err := m.take(n)
 			if err != nil {
 				return err
 			}
 			m.converge(touched)
-			if n.err != nil {
-				go receive(ctx, m.socket, notifications)
-			}
 		}
 	}
 }
@@ -247,30 +240,9 @@ func (m *Manager) indices() []int {
 	return indices
 }
 
-// notification is what the socket has told, or that it can tell no more.
-type notification struct {
-	messages []syscall.NetlinkMessage
-	err      error
-}
-
-// receive hands on what the socket tells, until it fails or the context ends.
-func receive(ctx context.Context, socket *nl.NetlinkSocket, to chan<- notification) {
-	for {
-		messages, _, err := socket.Receive()
-		select {
-		case <-ctx.Done():
-			return
-		case to <- notification{messages: messages, err: err}:
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
 // take takes in a notification and those that wait behind it. After an error, which says that some are lost, it looks
 // at everything anew.
-func (m *Manager) take(n notification, more <-chan notification) (touched []int, err error) {
+func (m *Manager) take(n notification) (touched []int, err error) {
 	for {
 		if n.err != nil {
 			return m.startAnew(n.err)
@@ -283,7 +255,7 @@ func (m *Manager) take(n notification, more <-chan notification) (touched []int,
 			touched = append(touched, about...)
 		}
 		select {
-		case n = <-more:
+		case n = <-m.listener.heard:
 		default:
 			return touched, nil
 		}
@@ -294,10 +266,12 @@ func (m *Manager) take(n notification, more <-chan notification) (touched []int,
 // read, and must not be taken for newer.
 func (m *Manager) startAnew(why error) (touched []int, err error) {
 	m.options.Log.Warn("device changes were lost: looking at all devices anew", zap.Error(why))
-	m.socket.Close()
-	if m.socket, err = subscribe(); err != nil {
+	fresh, err := listen()
+	if err != nil {
 		return nil, err
 	}
+	m.listener.close()
+	m.listener = fresh
 	before := m.indices()
 	if err := m.state.readAll(); err != nil {
 		return nil, err

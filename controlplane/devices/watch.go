@@ -36,6 +36,51 @@ func subscribe() (*nl.NetlinkSocket, error) {
 	return socket, nil
 }
 
+// notification is what the socket has told, or that it can tell no more.
+type notification struct {
+	messages []syscall.NetlinkMessage
+	err      error
+}
+
+// listener hands on what a subscription tells.
+type listener struct {
+	socket *nl.NetlinkSocket
+	heard  chan notification // one with an error is the last
+	done   chan struct{}
+}
+
+// listen subscribes and begins to listen.
+func listen() (*listener, error) {
+	socket, err := subscribe()
+	if err != nil {
+		return nil, err
+	}
+	l := &listener{socket: socket, heard: make(chan notification, 1), done: make(chan struct{})}
+	go l.run()
+	return l, nil
+}
+
+// run receives until the socket fails, or is closed.
+func (l *listener) run() {
+	for {
+		messages, _, err := l.socket.Receive()
+		select {
+		case <-l.done:
+			return
+		case l.heard <- notification{messages: messages, err: err}:
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// close ends the subscription.
+func (l *listener) close() {
+	close(l.done)
+	l.socket.Close()
+}
+
 // defaultRoutesOnly is a socket filter that lets notifications of routes through only where they are of default
 // routes: a node may see thousands of others come and go.
 func defaultRoutesOnly() []unix.SockFilter {
