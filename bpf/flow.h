@@ -217,7 +217,7 @@ static __always_inline bool flow_rebuild(const struct packet *packet, const stru
 	half->half = FLOW_HALF_REVERSE;
 	half->state = FLOW_UNANSWERED;
 	half->last_seen = flow_now();
-	half->hop.read = 0; /* the other way's */
+	half->hop.mtu = 0; /* the other way's */
 	if (!flow_claim())
 		return false;
 	count(flow_reverse_rebuilt);
