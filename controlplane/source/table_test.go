@@ -78,7 +78,7 @@ func TestSameObjectTwice(t *testing.T) {
 	}
 	at := func(address string) string { return service("a", "clusterIP: "+address) }
 	clusterIP := func() string {
-		service, _ := s.table.delivered[objectKey{"Service", store.Key{Namespace: "default", Name: "a"}}]
+		service := s.table.delivered[objectKey{"Service", store.Key{Namespace: "default", Name: "a"}}]
 		return s.table.places[keyOf(service)][0].file
 	}
 	expect("b.yaml", s.put("b.yaml", at("10.0.0.2")), "+Service/a")
