@@ -30,10 +30,10 @@ func (k bpfFrontendKey) Hash() uint32 {
 	return hash
 }
 
-// Seal returns the value that makes the key name the record at an index of services. The seal ties it to
-// the key, so that a reader of a recycled element notices.
-func (k bpfFrontendKey) Seal(index, generation uint32) Frontend {
-	return Frontend{Service: index, Seal: k.Hash() ^ generation}
+// Seal returns the value that makes the key, which is of that kind, name the record at an index of services. The
+// seal ties it to the key, so that a reader of a recycled element notices.
+func (k bpfFrontendKey) Seal(kind FrontendKind, index, generation uint32) Frontend {
+	return Frontend{Service: uint32(kind)<<frontendKindShift | index, Seal: k.Hash() ^ generation}
 }
 
 // Generation returns the generation of the record that a value names for this key.
@@ -41,10 +41,13 @@ func (k bpfFrontendKey) Generation(value Frontend) uint32 {
 	return k.Hash() ^ value.Seal
 }
 
-// frontendIndexMask is FRONTEND_INDEX_MASK of bpf/types.h.
-const frontendIndexMask = 0xffffff
+const (
+	frontendIndexMask = 0xffffff // FRONTEND_INDEX_MASK of bpf/types.h
+	frontendKindShift = 24       // FRONTEND_KIND_SHIFT
+)
 
 // Index returns the index of the service record that the value names.
-func (f bpfFrontend) Index() uint32 {
-	return f.Service & frontendIndexMask
-}
+func (f bpfFrontend) Index() uint32 { return f.Service & frontendIndexMask }
+
+// Kind returns what kind of frontend it is.
+func (f bpfFrontend) Kind() FrontendKind { return FrontendKind(f.Service >> frontendKindShift) }

@@ -41,9 +41,9 @@ func TestFrontendSeal(t *testing.T) {
 	if key.AddrPort() != address || key.Port != 443 || key.Protocol != 6 {
 		t.Errorf("key of %s: %+v", address, key)
 	}
-	value := key.Seal(7, 99)
-	if value.Service != 7 || key.Generation(value) != 99 {
-		t.Errorf("value %+v is of generation %d", value, key.Generation(value))
+	value := key.Seal(FrontendExternalIP, 7, 99)
+	if value.Index() != 7 || value.Kind() != FrontendExternalIP || key.Generation(value) != 99 {
+		t.Errorf("value %+v is of index %d, kind %d, generation %d", value, value.Index(), value.Kind(), key.Generation(value))
 	}
 	for _, other := range []FrontendKey{
 		FrontendKeyOf(address, 17),

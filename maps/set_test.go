@@ -81,6 +81,12 @@ func TestOpenOnlyReads(t *testing.T) {
 	}
 }
 
+func TestTooManyServicesAreRefused(t *testing.T) {
+	if _, err := New(Sizes{Services: 1 << 23}); err == nil || !strings.Contains(err.Error(), "8388607") {
+		t.Errorf("New: %v", err)
+	}
+}
+
 func TestOpenWithoutPins(t *testing.T) {
 	if _, err := Open(pinDir(t)); !errors.Is(err, ErrNotPinned) {
 		t.Errorf("Open of nothing: %v", err)
@@ -207,7 +213,7 @@ func TestEachVisitsAll(t *testing.T) {
 	defer set.Close()
 	for i := range uint32(2*eachBatch + 5) {
 		key := FrontendKey{Port: uint16(i), Protocol: uint8(i >> 16)}
-		if err := set.Frontends.Put(key, key.Seal(i, 1)); err != nil {
+		if err := set.Frontends.Put(key, key.Seal(FrontendNodePort, i, 1)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -226,20 +232,27 @@ func TestEachVisitsAll(t *testing.T) {
 	}
 }
 
-// Macros are not in BTF: those that Go has again must be those of C.
+// Macros, and enums that no record has, are not in BTF: those that Go has again must be those of C.
 func TestConstantsAreThoseOfC(t *testing.T) {
 	header, err := os.ReadFile("../bpf/types.h")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]uint32{
-		"WEIR_LAYOUT_VERSION":  LayoutVersion,
-		"SLOTS_PER_BLOCK":      SlotsPerBlock,
-		"SERVICE_NO_ENDPOINTS": uint32(ServiceNoEndpoints),
-		"BACKEND_LOCAL":        BackendLocal,
-		"BACKEND_TERMINATING":  BackendTerminating,
-		"DEVICE_NO_ETHERNET":   uint32(DeviceNoEthernet),
-		"DEVICE_TO_PODS":       uint32(DeviceToPods),
+		"WEIR_LAYOUT_VERSION":    LayoutVersion,
+		"SLOTS_PER_BLOCK":        SlotsPerBlock,
+		"SERVICE_NO_ENDPOINTS":   uint32(ServiceNoEndpoints),
+		"BACKEND_LOCAL":          BackendLocal,
+		"BACKEND_TERMINATING":    BackendTerminating,
+		"BACKEND_GONE":           BackendGone,
+		"FRONTEND_CLUSTER_IP":    uint32(FrontendClusterIP),
+		"FRONTEND_NODE_PORT":     uint32(FrontendNodePort),
+		"FRONTEND_LOAD_BALANCER": uint32(FrontendLoadBalancer),
+		"FRONTEND_EXTERNAL_IP":   uint32(FrontendExternalIP),
+		"FRONTEND_INDEX_MASK":    frontendIndexMask,
+		"FRONTEND_KIND_SHIFT":    frontendKindShift,
+		"DEVICE_NO_ETHERNET":     uint32(DeviceNoEthernet),
+		"DEVICE_TO_PODS":         uint32(DeviceToPods),
 	} {
 		if got, err := macro(header, name); err != nil || got != want {
 			t.Errorf("%s is %d in C (%v), %d in Go", name, got, err, want)
@@ -247,13 +260,13 @@ func TestConstantsAreThoseOfC(t *testing.T) {
 	}
 }
 
-// macro returns the value of "#define NAME n" or "#define NAME (1U << n)".
+// macro returns the value of "#define NAME n", "#define NAME (1U << n)" or "NAME = n,"; n may be hexadecimal.
 func macro(header []byte, name string) (uint32, error) {
-	match := regexp.MustCompile(`#define ` + name + ` (\(1U << )?(\d+)`).FindSubmatch(header)
+	match := regexp.MustCompile(`\b` + name + `(?: =)? (\(1U << )?(\w+)`).FindSubmatch(header)
 	if match == nil {
 		return 0, fmt.Errorf("no such macro")
 	}
-	n, err := strconv.ParseUint(string(match[2]), 10, 32)
+	n, err := strconv.ParseUint(string(match[2]), 0, 32)
 	if len(match[1]) > 0 {
 		n = 1 << n
 	}

@@ -74,6 +74,9 @@ func (s *Set) Sizes() Sizes { return Sizes{}.keeping(s) }
 
 // specs returns the map definitions with the sizes applied.
 func specs(s Sizes) (map[string]*ebpf.MapSpec, error) {
+	if 2*uint64(s.Services) > frontendIndexMask {
+		return nil, fmt.Errorf("room for %d services: at most %d can be told apart", s.Services, frontendIndexMask/2)
+	}
 	collection, err := loadBpf()
 	if err != nil {
 		return nil, fmt.Errorf("read the map definitions: %w", err)

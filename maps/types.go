@@ -32,6 +32,17 @@ type (
 	AgentRecord    = bpfAgentRecord
 )
 
+// FrontendKind is enum frontend_kind, which no record has as a field of its own.
+type FrontendKind uint8
+
+// The kinds of frontend.
+const (
+	FrontendClusterIP    FrontendKind = 1 // FRONTEND_CLUSTER_IP
+	FrontendNodePort     FrontendKind = 2 // FRONTEND_NODE_PORT
+	FrontendLoadBalancer FrontendKind = 3 // FRONTEND_LOAD_BALANCER
+	FrontendExternalIP   FrontendKind = 4 // FRONTEND_EXTERNAL_IP
+)
+
 // How a service picks a backend for a new flow.
 const (
 	AlgorithmRandom           = bpfAlgorithmALGORITHM_RANDOM
@@ -75,6 +86,7 @@ const (
 
 	BackendLocal       uint32 = 1 << 0 // BACKEND_LOCAL
 	BackendTerminating uint32 = 1 << 1 // BACKEND_TERMINATING
+	BackendGone        uint32 = 1 << 2 // BACKEND_GONE
 
 	DeviceNoEthernet uint8 = 1 << 0 // DEVICE_NO_ETHERNET
 	DeviceToPods     uint8 = 1 << 1 // DEVICE_TO_PODS

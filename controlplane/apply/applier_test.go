@@ -116,6 +116,14 @@ func TestSyncWritesWhatIsWanted(t *testing.T) {
 	mustSync(t, a, all...)
 	checkServed(t, set, all...)
 
+	for _, of := range []compile.Service{dual, six} {
+		for key, kind := range frontendKinds(of) {
+			var value maps.Frontend
+			if err := set.Frontends.Lookup(&key, &value); err != nil || value.Kind() != kind {
+				t.Errorf("%s is of kind %d, want %d, %v", key.AddrPort(), value.Kind(), kind, err)
+			}
+		}
+	}
 	index := a.state.backends[backendKey{netip.MustParseAddrPort("[fd00::5]:53"), compile.UDP}].index
 	var backend maps.Backend
 	if err := set.Backends.Lookup(index, &backend); err != nil {
@@ -171,6 +179,8 @@ func TestAChangeWritesOnlyItself(t *testing.T) {
 	mustSync(t, a, all...)
 	flagged := web(1, 1, 2, 3)
 	flagged.Inside[0].Terminating = true // of all services that list it, only one says so: not written
+	external := web(1, 1, 2, 3)
+	external.Frontends = []compile.Frontend{{Kind: compile.ExternalIP, Address: vip(1).Address}}
 	insideOnly := web(1, 1, 2, 3)
 	insideOnly.Inside = insideOnly.Inside[:1]
 	for _, step := range []struct {
@@ -182,6 +192,8 @@ func TestAChangeWritesOnlyItself(t *testing.T) {
 		{"terminating for one of many", flagged, 0},
 		{"a frontend is added", at(web(1, 1, 2, 3), 1, 50), 1},
 		{"a frontend is removed", web(1, 1, 2, 3), 1},
+		{"a frontend is of another kind", external, 1},
+		{"and back", web(1, 1, 2, 3), 1},
 		{"one table changes", insideOnly, 5},
 	} {
 		before := a.Writes()
@@ -374,6 +386,44 @@ func TestIndicesThatFlowsNameAreKept(t *testing.T) {
 	}
 	mustSync(t, a, web(2, 2))
 	checkTidy(t, a, []compile.Service{web(2, 2)})
+}
+
+// A backend that no table names says so to the sockets that still use it, and is told apart from one that came back.
+func TestGoneBackendsSaySo(t *testing.T) {
+	set := newSet(t, smallSizes())
+	a, w := stepped(t, set)
+	mustSync(t, a, web(1, 1, 2), web(2, 2))
+	index := a.state.backends[backendKey{netip.MustParseAddrPort("10.0.0.1:8080"), compile.TCP}].index
+	gone := func() bool {
+		var record maps.Backend
+		if err := set.Backends.Lookup(index, &record); err != nil {
+			t.Fatal(err)
+		}
+		return record.Flags&maps.BackendGone != 0
+	}
+	for _, step := range []struct {
+		all  []compile.Service
+		want bool
+	}{
+		{[]compile.Service{web(1, 2), web(2, 2)}, true},
+		{[]compile.Service{web(1, 2), web(2, 1, 2)}, false},
+		{[]compile.Service{web(1, 2)}, true},
+		{[]compile.Service{web(1, 1, 2)}, false},
+	} {
+		mustSync(t, a, step.all...)
+		if gone() != step.want {
+			t.Errorf("%v: gone is %v", step.all, gone())
+		}
+	}
+	// Its writer ends just before it says so.
+	w.left = 5
+	if _, err := a.Apply([]compile.Service{web(1, 2)}, nil); !errors.Is(err, errStopped) || gone() {
+		t.Fatalf("Apply: %v, gone is %v", err, gone())
+	}
+	mustSync(t, newApplier(t, set), web(1, 2))
+	if !gone() {
+		t.Error("its successor did not say so")
+	}
 }
 
 // A backend that comes back before it is gone is the same one.

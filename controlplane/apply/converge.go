@@ -17,13 +17,26 @@ type change struct {
 	due    map[compile.ID]struct{}         // changed services that have not had their turn
 }
 
-// frontendKeys returns the keys of the frontends that a service shall have.
-func frontendKeys(want compile.Service) []maps.FrontendKey {
-	keys := make([]maps.FrontendKey, 0, len(want.Frontends))
+// frontendKinds returns the kinds of the frontends that a service shall have.
+func frontendKinds(want compile.Service) map[maps.FrontendKey]maps.FrontendKind {
+	kinds := make(map[maps.FrontendKey]maps.FrontendKind, len(want.Frontends))
 	for _, frontend := range want.Frontends {
-		keys = append(keys, maps.FrontendKeyOf(frontend.Address, uint8(want.ID.Protocol)))
+		kinds[maps.FrontendKeyOf(frontend.Address, uint8(want.ID.Protocol))] = kindOf(frontend.Kind)
 	}
-	return keys
+	return kinds
+}
+
+func kindOf(kind compile.FrontendKind) maps.FrontendKind {
+	switch kind {
+	case compile.ClusterIP:
+		return maps.FrontendClusterIP
+	case compile.NodePort:
+		return maps.FrontendNodePort
+	case compile.LoadBalancer:
+		return maps.FrontendLoadBalancer
+	default:
+		return maps.FrontendExternalIP
+	}
 }
 
 // converge writes what differs. A frontend that moves from one service to another leads to the one until it
@@ -32,7 +45,7 @@ func (a *Applier) converge(changed []compile.Service, removed []compile.ID) erro
 	c := &change{Applier: a, claims: map[maps.FrontendKey]compile.ID{}, due: map[compile.ID]struct{}{}}
 	for _, want := range changed {
 		c.due[want.ID] = struct{}{}
-		for _, key := range frontendKeys(want) {
+		for key := range frontendKinds(want) {
 			c.claims[key] = want.ID
 		}
 	}
@@ -66,12 +79,17 @@ func (c *change) listAll(changed []compile.Service, removed []compile.ID) error 
 	for i := range changed {
 		concerned = append(concerned, c.state.list(changed[i].ID, &changed[i])...)
 	}
-	for _, b := range concerned {
-		if b.index == 0 || b.listed == 0 || b.flags() == b.record.Flags {
+	return c.writeFlags(concerned)
+}
+
+// writeFlags writes the records of those backends whose flags are not what they should be.
+func (a *Applier) writeFlags(backends []*backend) error {
+	for _, b := range backends {
+		if b.index == 0 || b.flags() == b.record.Flags {
 			continue
 		}
 		b.record.Flags = b.flags()
-		if err := c.write.put(c.set.Backends, b.index, &b.record); err != nil {
+		if err := a.write.put(a.set.Backends, b.index, &b.record); err != nil {
 			return err
 		}
 	}
@@ -109,8 +127,7 @@ func (c *change) remove(gone *service) error {
 			return err
 		}
 	}
-	c.state.depart(gone)
-	return nil
+	return c.writeFlags(c.state.depart(gone))
 }
 
 // place gives a service what it wants, or notes what there is no room for, and leaves it as it was.
@@ -141,10 +158,8 @@ func (c *change) place(want compile.Service, mayWait bool) error {
 
 // writeRecord writes what a new record needs, and then the record. Nothing leads to it yet.
 func (c *change) writeRecord(p *plan) error {
-	for _, b := range p.newBackends {
-		if err := c.write.put(c.set.Backends, b.index, &b.record); err != nil {
-			return err
-		}
+	if err := c.writeFlags(p.backends); err != nil {
+		return err
 	}
 	for _, t := range p.newTables {
 		if t.at.Count == 0 {
@@ -180,7 +195,7 @@ func (c *change) rename(s *service, index uint32) error {
 }
 
 // lead makes all frontends of a service, and no others, lead to its record.
-func (c *change) lead(s *service, to *record, wanted []maps.FrontendKey) error {
+func (c *change) lead(s *service, to *record, wanted map[maps.FrontendKey]maps.FrontendKind) error {
 	c.state.services[s.name] = s
 	from := s.current
 	if from != to {
@@ -190,8 +205,8 @@ func (c *change) lead(s *service, to *record, wanted []maps.FrontendKey) error {
 			s.others = append(s.others, from)
 		}
 	}
-	for _, key := range wanted {
-		if err := c.putFrontend(key, to); err != nil {
+	for key, kind := range wanted {
+		if err := c.putFrontend(key, lead{to, kind}); err != nil {
 			return err
 		}
 	}
@@ -203,16 +218,9 @@ func (c *change) lead(s *service, to *record, wanted []maps.FrontendKey) error {
 
 // deleteOthers takes frontends that a service shall not have from it. Those that are about to be taken over stay
 // as they were until then.
-func (c *change) deleteOthers(s *service, wanted []maps.FrontendKey) error {
-	if len(s.frontends) == len(wanted) {
-		return nil
-	}
-	keep := make(map[maps.FrontendKey]struct{}, len(wanted))
-	for _, key := range wanted {
-		keep[key] = struct{}{}
-	}
+func (c *change) deleteOthers(s *service, wanted map[maps.FrontendKey]maps.FrontendKind) error {
 	for key := range s.frontends {
-		if _, wanted := keep[key]; wanted || c.isHeld(key) {
+		if _, keep := wanted[key]; keep || c.isHeld(key) {
 			continue
 		}
 		if err := c.deleteFrontend(key); err != nil {
@@ -223,19 +231,19 @@ func (c *change) deleteOthers(s *service, wanted []maps.FrontendKey) error {
 }
 
 // putFrontend makes a frontend lead to a record.
-func (c *change) putFrontend(key maps.FrontendKey, to *record) error {
+func (c *change) putFrontend(key maps.FrontendKey, to lead) error {
 	from := c.state.frontends[key]
 	if from == to {
 		return nil
 	}
-	value := key.Seal(to.index, to.value.Generation)
+	value := key.Seal(to.kind, to.record.index, to.record.value.Generation)
 	if err := c.write.put(c.set.Frontends, &key, &value); err != nil {
 		return err
 	}
-	err := c.unlead(key, from)
 	c.state.frontends[key] = to
-	to.frontends++
-	to.service.frontends[key] = struct{}{}
+	to.record.frontends++
+	err := c.unlead(key, from.record)
+	to.record.service.frontends[key] = struct{}{}
 	return err
 }
 
@@ -247,7 +255,7 @@ func (c *change) deleteFrontend(key maps.FrontendKey) error {
 	from := c.state.frontends[key]
 	delete(c.state.frontends, key)
 	c.room = true
-	return c.unlead(key, from)
+	return c.unlead(key, from.record)
 }
 
 // unlead notes that a frontend does not lead to a record any more.
@@ -268,15 +276,18 @@ func (c *change) dropUnled(old *record) error {
 		return nil
 	}
 	of.others = slices.Delete(of.others, i, i+1)
-	c.state.retire(old)
+	gone := c.state.retire(old)
 	c.state.retired = append(c.state.retired, retiree{index: old.index})
+	if err := c.writeFlags(gone); err != nil {
+		return err
+	}
 	return c.write.delete(c.set.ServiceNames, old.index)
 }
 
 // releaseClaimed deletes frontends of services that shall not have them where those that shall were left out.
 func (c *change) releaseClaimed() error {
 	for key, id := range c.claims {
-		owner := c.state.frontends[key]
+		owner := c.state.frontends[key].record
 		if owner == nil || owner.service.name == id {
 			continue
 		}
@@ -304,8 +315,8 @@ func (c *change) placeLeftOut() error {
 // clearStrays takes out what belongs to no service: what a predecessor left, or somebody else wrote.
 func (a *Applier) clearStrays() error {
 	c := &change{Applier: a}
-	for key, owner := range a.state.frontends {
-		if owner == nil {
+	for key, is := range a.state.frontends {
+		if is.record == nil {
 			if err := c.deleteFrontend(key); err != nil {
 				return err
 			}
@@ -332,5 +343,5 @@ func (a *Applier) clearStrays() error {
 		}
 	}
 	a.state.strays, a.state.leftovers = nil, nil
-	return nil
+	return a.writeFlags(slices.Collect(gomaps.Values(a.state.backends)))
 }

@@ -112,7 +112,7 @@ func (h *history) look() {
 		if err := h.set.Services.Lookup(held.index, &record); err != nil {
 			h.fail("%v", err)
 		}
-		if got, err := h.reader.answer(held.record); record != held.record || err != nil || got != held.answer {
+		if got, err := h.reader.answer(held.record, 0); record != held.record || err != nil || got != held.answer {
 			h.fail("record %d was used again within a grace period: %+v, %v, was %+v", held.index, got, err, held.answer)
 		}
 	}

@@ -21,7 +21,7 @@ func load(set *maps.Set, arena *maps.Arena) (*state, error) {
 			services:      map[compile.ID]*service{},
 			departed:      map[compile.ID]*service{},
 			backends:      map[backendKey]*backend{},
-			frontends:     map[maps.FrontendKey]*record{},
+			frontends:     map[maps.FrontendKey]lead{},
 			listings:      map[compile.ID][]listing{},
 			arena:         arena,
 			generations:   make([]uint32, set.Services.MaxEntries()),
@@ -100,8 +100,8 @@ func (l *loader) addBackend(index uint32, value maps.Backend) {
 
 // addFrontend finds the record that a frontend names. None does where the seal does not fit.
 func (l *loader) addFrontend(key maps.FrontendKey, value maps.Frontend) {
-	l.frontends[key] = nil
-	index := value.Service
+	l.frontends[key] = lead{}
+	index := value.Index()
 	if index == 0 || int(index) >= len(l.values) || l.values[index].Generation != key.Generation(value) {
 		return
 	}
@@ -111,7 +111,7 @@ func (l *loader) addFrontend(key maps.FrontendKey, value maps.Frontend) {
 		l.live[index] = r
 	}
 	r.frontends++
-	l.frontends[key] = r
+	l.frontends[key] = lead{r, value.Kind()}
 }
 
 // settle makes sense of what was read. Everything goes by index, so that the outcome is always the same.
@@ -119,9 +119,9 @@ func (l *loader) settle(set *maps.Set) {
 	for _, index := range sortedKeys(l.live) {
 		l.settleRecord(l.live[index])
 	}
-	for key, r := range l.frontends {
-		if r != nil {
-			r.service.frontends[key] = struct{}{}
+	for key, is := range l.frontends {
+		if is.record != nil {
+			is.record.service.frontends[key] = struct{}{}
 		}
 	}
 	used := map[uint32]*record{}

@@ -52,7 +52,7 @@ func TestDamageIsMadeGood(t *testing.T) {
 		}},
 		{"a frontend nobody wants, of a service", func(set *maps.Set, a *Applier) func() error {
 			current := a.state.services[web(1).ID].current
-			return put(set.Frontends, vipKey(9), vipKey(9).Seal(current.index, current.value.Generation))
+			return put(set.Frontends, vipKey(9), vipKey(9).Seal(maps.FrontendClusterIP, current.index, current.value.Generation))
 		}},
 		{"a table lies outside of the arena", func(set *maps.Set, a *Applier) func() error {
 			current := *a.state.services[web(1).ID].current

@@ -23,6 +23,11 @@ type answer struct {
 	outside     string
 }
 
+// frontendKeys returns the keys of the frontends that a service shall have.
+func frontendKeys(want compile.Service) []maps.FrontendKey {
+	return slices.Collect(mapKeys(frontendKinds(want)))
+}
+
 // render writes a table down, slot by slot.
 func render(slots []netip.AddrPort) string {
 	text := fmt.Sprint(slots)
@@ -93,7 +98,7 @@ func (r *reader) look(key maps.FrontendKey) (view, error) {
 	} else if err != nil {
 		return view{}, err
 	}
-	v := view{found: found{value.Service, key.Generation(value)}}
+	v := view{found: found{value.Index(), key.Generation(value)}}
 	if err := r.set.Services.Lookup(v.index, &v.record); err != nil {
 		return v, err
 	}
@@ -101,23 +106,24 @@ func (r *reader) look(key maps.FrontendKey) (view, error) {
 		return v, fmt.Errorf("%s names record %d, which is another", key.AddrPort(), v.index)
 	}
 	var err error
-	v.answer, err = r.answer(v.record)
+	v.answer, err = r.answer(v.record, maps.BackendGone)
 	return v, err
 }
 
-func (r *reader) answer(record maps.Service) (answer, error) {
-	inside, err := r.slots(record.Inside)
+// answer returns where a record leads. No backend may have one of these flags.
+func (r *reader) answer(record maps.Service, never uint32) (answer, error) {
+	inside, err := r.slots(record.Inside, never)
 	if err != nil {
 		return answer{}, err
 	}
-	outside, err := r.slots(record.Outside)
+	outside, err := r.slots(record.Outside, never)
 	return answer{
 		there: true, noEndpoints: record.Flags&maps.ServiceNoEndpoints != 0,
 		inside: render(inside), outside: render(outside),
 	}, err
 }
 
-func (r *reader) slots(at maps.SlotRange) ([]netip.AddrPort, error) {
+func (r *reader) slots(at maps.SlotRange, never uint32) ([]netip.AddrPort, error) {
 	indices, err := r.arena.Read(at)
 	if err != nil {
 		return nil, err
@@ -130,8 +136,8 @@ func (r *reader) slots(at maps.SlotRange) ([]netip.AddrPort, error) {
 			if err := r.set.Backends.Lookup(index, &b); err != nil {
 				return nil, err
 			}
-			if b.Generation == 0 || index == 0 {
-				return nil, fmt.Errorf("a slot of %v names backend %d, which is none", at, index)
+			if b.Generation == 0 || index == 0 || b.Flags&never != 0 {
+				return nil, fmt.Errorf("a slot of %v names backend %d, which is none: %+v", at, index, b)
 			}
 			known[index] = netip.AddrPortFrom(b.Address.Addr(), b.Port)
 		}
@@ -235,6 +241,7 @@ func checkTidy(t testing.TB, a *Applier, all []compile.Service) {
 		{"frontends", countOf[maps.FrontendKey, maps.Frontend](t, a.set.Frontends, nil), frontends},
 		{"names", countOf[uint32, maps.ServiceName](t, a.set.ServiceNames, nil), len(all)},
 		{"backends", countOf[uint32](t, a.set.Backends, func(b maps.Backend) bool { return b.Generation != 0 }), len(backends)},
+		{"gone backends", countOf[uint32](t, a.set.Backends, func(b maps.Backend) bool { return b.Flags&maps.BackendGone != 0 }), 0},
 		{"known backends", len(s.backends), len(backends)},
 		{"slot blocks in use", int(use.Blocks - 1 - use.Free), int(blocks)},
 		{"record indices in use", s.records.size() - s.records.room(), len(all)},

@@ -46,18 +46,18 @@ func (s *shortage) problem(id compile.ID, served bool) compile.Problem {
 
 // plan is how a service gets what it wants.
 type plan struct {
-	service     *service
-	record      *record // that its frontends shall lead to
-	frontends   []maps.FrontendKey
-	fresh       bool // the record is new
-	newBackends []*backend
-	newTables   []*table
+	service   *service
+	record    *record // that its frontends shall lead to
+	frontends map[maps.FrontendKey]maps.FrontendKind
+	fresh     bool       // the record is new
+	backends  []*backend // of the new tables: some are new, some come back
+	newTables []*table
 }
 
 // plan finds the record that is what a service wants, or makes one. Where there is no room nothing has been
 // taken.
 func (s *state) plan(want compile.Service) (*plan, *shortage) {
-	p := &plan{service: s.serviceOf(want.ID), frontends: frontendKeys(want)}
+	p := &plan{service: s.serviceOf(want.ID), frontends: frontendKinds(want)}
 	if short := s.fitsFrontends(p); short != nil {
 		return nil, short
 	}
@@ -86,7 +86,7 @@ func (s *state) serviceOf(id compile.ID) *service {
 // fitsFrontends checks that the frontends have room.
 func (s *state) fitsFrontends(p *plan) *shortage {
 	more := 0
-	for _, key := range p.frontends {
+	for key := range p.frontends {
 		if _, there := s.frontends[key]; !there {
 			more++
 		}
@@ -150,21 +150,19 @@ func (s *state) take(p *plan) *shortage {
 			continue
 		}
 		p.newTables = append(p.newTables, t)
-		for _, b := range t.backends {
-			if b.index == 0 {
-				p.newBackends = append(p.newBackends, b)
-			}
-		}
+		p.backends = append(p.backends, t.backends...)
 	}
-	p.newBackends = distinct(p.newBackends)
+	p.backends = distinct(p.backends)
 	if short := s.fits(p); short != nil {
 		return short
 	}
 	if short := s.takeTables(p); short != nil {
 		return short
 	}
-	for _, b := range p.newBackends {
-		s.takeBackend(b)
+	for _, b := range p.backends {
+		if b.index == 0 {
+			s.takeBackend(b)
+		}
 	}
 	s.takeRecord(p)
 	return nil
@@ -193,10 +191,16 @@ func distinct(backends []*backend) []*backend {
 
 // fits checks that there are indices enough.
 func (s *state) fits(p *plan) *shortage {
+	more := 0
+	for _, b := range p.backends {
+		if b.index == 0 {
+			more++
+		}
+	}
 	switch {
-	case len(p.newBackends) > s.backendIndices.room():
+	case more > s.backendIndices.room():
 		return &shortage{
-			what: "backends", need: len(p.newBackends), room: s.backendIndices.room(), size: s.backendIndices.size(),
+			what: "backends", need: more, room: s.backendIndices.room(), size: s.backendIndices.size(),
 			leaving: s.backendsLeaving(), flag: "--max-backends",
 		}
 	case p.service.id == 0 && s.ids.room() == 0:
@@ -238,11 +242,12 @@ func (s *state) takeTables(p *plan) *shortage {
 	return nil
 }
 
+// takeBackend gives a backend an index. It is gone until a table names it.
 func (s *state) takeBackend(b *backend) {
 	b.index = s.backendIndices.take()
 	b.record = maps.Backend{
 		Generation: s.nextBackendGeneration(),
-		Flags:      b.flags(),
+		Flags:      maps.BackendGone,
 		Address:    maps.AddressOf(b.key.address.Addr()),
 		Port:       b.key.address.Port(),
 		Protocol:   uint8(b.key.protocol),

@@ -119,7 +119,7 @@ func (l *life) look() {
 		key := vipKey(n)
 		got, err := l.reader.look(key)
 		if err != nil || got.answer != before[key] && got.answer != after[key] {
-			l.t.Errorf("%s, after %d writes: %s leads to %+v, %v; before %+v, afterwards %+v",
+			l.t.Fatalf("%s, after %d writes: %s leads to %+v, %v; before %+v, afterwards %+v",
 				l.what, l.steps.made, key.AddrPort(), got.answer, err, before[key], after[key])
 		}
 		if got.answer.there {
@@ -131,9 +131,9 @@ func (l *life) look() {
 		if err := l.set.Services.Lookup(held.index, &record); err != nil {
 			l.t.Fatal(err)
 		}
-		got, err := l.reader.answer(held.record)
+		got, err := l.reader.answer(held.record, 0)
 		if record != held.record || err != nil || got != held.answer {
-			l.t.Errorf("%s, after %d writes: record %d is %+v and leads to %+v, %v; a program may still be using %+v",
+			l.t.Fatalf("%s, after %d writes: record %d is %+v and leads to %+v, %v; a program may still be using %+v",
 				l.what, l.steps.made, held.index, record, got, err, held)
 		}
 	}

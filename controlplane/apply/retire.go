@@ -35,8 +35,9 @@ func (l *leaving) isOver() bool {
 	return l.service.leaving != l
 }
 
-// retire takes the tables of a record that no frontend names out of use, with what nothing else names then.
-func (s *state) retire(r *record) {
+// retire takes the tables of a record that no frontend names out of use. It returns the backends that no table
+// names then.
+func (s *state) retire(r *record) (gone []*backend) {
 	for _, t := range []*table{r.inside, r.outside} {
 		t.records--
 		if t.records > 0 {
@@ -49,18 +50,21 @@ func (s *state) retire(r *record) {
 			b.tables--
 			if b.tables == 0 {
 				s.leave(&leaving{backend: b})
+				gone = append(gone, b)
 			}
 		}
 	}
+	return gone
 }
 
 // depart takes a service out. Its name stays, at the index of its last record, until no flow names its id.
-func (s *state) depart(gone *service) {
-	s.retire(gone.current)
-	gone.current = nil
-	delete(s.services, gone.name)
-	s.departed[gone.name] = gone
-	s.leave(&leaving{service: gone})
+func (s *state) depart(service *service) (gone []*backend) {
+	gone = s.retire(service.current)
+	service.current = nil
+	delete(s.services, service.name)
+	s.departed[service.name] = service
+	s.leave(&leaving{service: service})
+	return gone
 }
 
 func (s *state) leave(l *leaving) {

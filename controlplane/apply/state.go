@@ -11,13 +11,13 @@ import (
 
 // state is what the maps hold, as read back at the start and followed since.
 type state struct {
-	services  map[compile.ID]*service      // that have a record
-	departed  map[compile.ID]*service      // removed; flows may still name their ids
-	backends  map[backendKey]*backend      // that are listed, or have a record
-	frontends map[maps.FrontendKey]*record // nil: it names no record
-	listings  map[compile.ID][]listing     // what the desired services say of their backends
-	strays    []*service                   // with frontends, but of no name that can be read
-	leftovers []uint32                     // record indices whose names say nothing
+	services  map[compile.ID]*service // that have a record
+	departed  map[compile.ID]*service // removed; flows may still name their ids
+	backends  map[backendKey]*backend // that are listed, or have a record
+	frontends map[maps.FrontendKey]lead
+	listings  map[compile.ID][]listing // what the desired services say of their backends
+	strays    []*service               // with frontends, but of no name that can be read
+	leftovers []uint32                 // record indices whose names say nothing
 
 	arena          *maps.Arena
 	records        pool
@@ -41,6 +41,12 @@ type service struct {
 	others    []*record // that frontends name too: a predecessor was interrupted
 	frontends map[maps.FrontendKey]struct{}
 	leaving   *leaving
+}
+
+// lead is what a frontend's value says.
+type lead struct {
+	record *record // nil: it names none
+	kind   maps.FrontendKind
 }
 
 // record is an element of map services.
@@ -88,14 +94,20 @@ type listing struct {
 	local, terminating bool
 }
 
-// flags are those of the map's record. Services may disagree while their EndpointSlices change: a backend is
-// local if one says so, and terminating if all do.
+// flags are those that the map's record should have. Services may disagree while their EndpointSlices change: a
+// backend is local if one says so, and terminating if all do. It is gone when no table names it.
 func (b *backend) flags() uint32 {
+	if b.tables == 0 {
+		return b.record.Flags | maps.BackendGone
+	}
+	if b.listed == 0 { // those whose tables name it are about to go, or not known yet
+		return b.record.Flags &^ maps.BackendGone
+	}
 	flags := uint32(0)
 	if b.local > 0 {
 		flags |= maps.BackendLocal
 	}
-	if b.listed > 0 && b.terminating == b.listed {
+	if b.terminating == b.listed {
 		flags |= maps.BackendTerminating
 	}
 	return flags
