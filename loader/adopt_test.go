@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -149,5 +150,29 @@ func TestAdoptKeepsRecord(t *testing.T) {
 	var after weirmaps.AgentRecord
 	if err := set.AgentState.Lookup(uint32(0), &after); err != nil || after != before {
 		t.Errorf("record %+v (%v), want %+v", after, err, before)
+	}
+}
+
+// TestVerifierError keeps the verifier's words where a caller finds them, and out of the message but for the last.
+func TestVerifierError(t *testing.T) {
+	mountBPFFS(t)
+	set, err := weirmaps.New(smallSizes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	spec, err := loadPodEgress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	instructions := spec.Programs["pod_egress"].Instructions
+	spec.Programs["pod_egress"].Instructions = append(instructions[:0:0], instructions[len(instructions)-1]) // R0 is never set
+	err = newPrograms(set, testConstants).load(spec)
+	var refused *ebpf.VerifierError
+	if !errors.As(err, &refused) || len(refused.Log) == 0 {
+		t.Fatalf("error %v, want the verifier's", err)
+	}
+	if text := err.Error(); !strings.Contains(text, "pod_egress") || strings.Count(text, "\n") > 0 {
+		t.Errorf("message %q", text)
 	}
 }

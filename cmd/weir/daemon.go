@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -106,6 +107,10 @@ func (d *daemon) makeDatapath() error {
 		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
 		SetRetval: d.features.SetRetval, SocketHostNetNS: hostNetNS,
 	})
+	var refused *ebpf.VerifierError
+	if errors.As(err, &refused) {
+		d.log.Debug("the verifier refused a program", zap.String("log", fmt.Sprintf("%+v", refused)))
+	}
 	if err != nil {
 		return err
 	}

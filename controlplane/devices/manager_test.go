@@ -257,6 +257,21 @@ func TestEdgeIDs(t *testing.T) {
 	}
 }
 
+// TestEdgeIDOfSuccessor gives another id to a namespace that comes after one with the kernel's same number for it.
+func TestEdgeIDOfSuccessor(t *testing.T) {
+	w, set, attacher := newWorld(t), newSet(t), newFakeAttacher()
+	w.run(Options{Set: set, Attacher: attacher})
+	pod := w.newPod()
+	var ids []uint16
+	for range 3 {
+		link := w.veth("veth1", pod)
+		hasDevice(t, set, link, func(d weirmaps.Device) bool { return d.EdgeId != 0 && !slices.Contains(ids, d.EdgeId) })
+		device, _ := readDevice(set, link)
+		ids = append(ids, device.EdgeId)
+		w.remove("veth1")
+	}
+}
+
 // TestRestartWritesNothing finds everything as it should be.
 func TestRestartWritesNothing(t *testing.T) {
 	w, set, attacher := newWorld(t), newSet(t), newFakeAttacher()
