@@ -26,20 +26,20 @@ type Result struct {
 	Case
 	// Nanoseconds of CPU time a packet, the harness's own taken off; of the case "harness", its own.
 	Nanoseconds Spread `json:"nanoseconds"`
-	// Multiple of what floor-hit took in the same round, at the same hook, with the same kind of packet and number
-	// of flows.
+	// Multiple of what floor-hit took at the same hook, with the same kind of packet and number of flows.
 	Floor Spread `json:"floor"`
 }
 
-// Spread is the median of the rounds, and their quartiles.
+// Spread is what the turns took. Whatever else a machine does makes them take longer, never shorter: where Low and
+// Median are far apart the machine was busy, and Low is nearer to the truth.
 type Spread struct {
+	Low    float64 `json:"low"` // a tenth of the turns took less
 	Median float64 `json:"median"`
-	Low    float64 `json:"low"`  // a quarter of the rounds were below
-	High   float64 `json:"high"` // a quarter were above
+	High   float64 `json:"high"` // a tenth took more
 }
 
-// Apart tells whether two spreads differ by more than noise: their quartiles do not overlap.
-func (s Spread) Apart(other Spread) bool { return s.Low > other.High || s.High < other.Low }
+// Apart tells whether two spreads differ by more than noise: not even their lower halves overlap.
+func (s Spread) Apart(other Spread) bool { return s.Low > other.Median || s.Median < other.Low }
 
 // newReport returns a report of the machine.
 func newReport(options Options) (*Report, error) {
@@ -89,46 +89,60 @@ func (r *Report) Find(c Case) (Result, bool) {
 	return r.Results[i], true
 }
 
-// results takes the harness off what was measured, by round, and compares with the floor.
+// results takes the harness off what was measured, and compares with the floor.
 func results(subjects []*subject, times [][]float64) []Result {
-	harness, floor := map[string][]float64{}, map[string][]float64{}
+	harness, floor := map[string]Spread{}, map[string]Spread{}
 	for i, s := range subjects {
 		switch s.Packet {
 		case packetHarness:
-			harness[s.Hook] = times[i]
+			harness[s.Hook] = spread(times[i])
 		case packetFloorHit:
-			floor[s.Hook] = times[i]
+			floor[s.Hook] = spread(times[i])
 		}
 	}
 	all := make([]Result, 0, len(subjects))
 	for i, s := range subjects {
-		own, ratio := make([]float64, len(times[i])), make([]float64, len(times[i]))
-		for round, took := range times[i] {
-			own[round] = took - harness[s.Hook][round]
-			ratio[round] = own[round] / (floor[s.Hook][round] - harness[s.Hook][round])
-		}
-		result := Result{Case: s.Case, Nanoseconds: spread(own), Floor: spread(ratio)}
-		if s.Packet == packetHarness {
-			result.Nanoseconds, result.Floor = spread(times[i]), Spread{}
+		result := Result{Case: s.Case, Nanoseconds: spread(times[i])}
+		if s.Packet != packetHarness {
+			result.Nanoseconds = result.Nanoseconds.minus(harness[s.Hook])
+			result.Floor = result.Nanoseconds.over(floor[s.Hook].minus(harness[s.Hook]))
 		}
 		all = append(all, result)
 	}
 	return all
 }
 
-// spread returns the median and the quartiles.
+// spread returns the median and both tenths.
 func spread(values []float64) Spread {
 	sorted := slices.Sorted(slices.Values(values))
-	return Spread{Median: quantile(sorted, 0.5), Low: quantile(sorted, 0.25), High: quantile(sorted, 0.75)}
+	return Spread{Low: quantile(sorted, 0.1), Median: quantile(sorted, 0.5), High: quantile(sorted, 0.9)}
 }
 
-// quantile interpolates between sorted values, and rounds to thousandths.
+// minus takes the other off, each from its like.
+func (s Spread) minus(other Spread) Spread {
+	return Spread{Low: rounded(s.Low - other.Low), Median: rounded(s.Median - other.Median), High: rounded(s.High - other.High)}
+}
+
+// over divides by the other, each by its like.
+func (s Spread) over(other Spread) Spread {
+	return Spread{Low: rounded(s.Low / other.Low), Median: rounded(s.Median / other.Median), High: rounded(s.High / other.High)}
+}
+
+// quantile interpolates between sorted values.
 func quantile(sorted []float64, share float64) float64 {
 	position := share * float64(len(sorted)-1)
 	below := int(position)
 	value := sorted[below]
 	if below+1 < len(sorted) {
 		value += (position - float64(below)) * (sorted[below+1] - value)
+	}
+	return rounded(value)
+}
+
+// rounded rounds to thousandths. What is no number, as a turn divided by one that took nothing, becomes 0.
+func rounded(value float64) float64 {
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		return 0
 	}
 	return math.Round(value*1000) / 1000
 }

@@ -14,10 +14,10 @@ func TestSpread(t *testing.T) {
 		values []float64
 		want   Spread
 	}{
-		{[]float64{7}, Spread{Median: 7, Low: 7, High: 7}},
-		{[]float64{3, 1}, Spread{Median: 2, Low: 1.5, High: 2.5}},
-		{[]float64{5, 1, 4, 2, 3}, Spread{Median: 3, Low: 2, High: 4}},
-		{[]float64{1, 1, 1, 1, 1000}, Spread{Median: 1, Low: 1, High: 1}},
+		{[]float64{7}, Spread{Low: 7, Median: 7, High: 7}},
+		{[]float64{3, 1}, Spread{Low: 1.2, Median: 2, High: 2.8}},
+		{[]float64{11, 1, 10, 2, 9, 3, 8, 4, 7, 5, 6}, Spread{Low: 2, Median: 6, High: 10}},
+		{[]float64{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1000}, Spread{Low: 1, Median: 1, High: 1}},
 	} {
 		if got := spread(test.values); got != test.want {
 			t.Errorf("spread of %v is %+v, not %+v", test.values, got, test.want)
@@ -26,35 +26,35 @@ func TestSpread(t *testing.T) {
 }
 
 func TestSpreadApart(t *testing.T) {
-	middle := Spread{Median: 10, Low: 9, High: 11}
+	middle := Spread{Low: 9, Median: 10, High: 20}
 	for other, want := range map[Spread]bool{
 		middle:                             false,
-		{Median: 12, Low: 11, High: 13}:    false,
-		{Median: 13, Low: 11.1, High: 13}:  true,
-		{Median: 8, Low: 7, High: 8.9}:     true,
-		{Median: 10, Low: 1, High: 100}:    false,
-		{Median: 10, Low: 9.9, High: 10.1}: false,
+		{Low: 10, Median: 12, High: 13}:    false,
+		{Low: 10.1, Median: 12, High: 13}:  true,
+		{Low: 7, Median: 8.9, High: 30}:    true,
+		{Low: 1, Median: 100, High: 1000}:  false,
+		{Low: 9.9, Median: 9.9, High: 9.9}: false,
 	} {
-		if middle.Apart(other) != want {
+		if middle.Apart(other) != want || other.Apart(middle) != want {
 			t.Errorf("%+v apart from %+v: %v", middle, other, !want)
 		}
 	}
 }
 
-// The harness comes off round by round, and the floor is that of the same hook.
+// The harness comes off, and the floor is that of the same hook.
 func TestResults(t *testing.T) {
 	at := func(hook, packet string) *subject { return &subject{Case: Case{Hook: hook, Packet: packet}} }
 	subjects := []*subject{
 		at("xdp", packetHarness), at("xdp", packetFloorHit), at("xdp", packetHit),
 		at("tc", packetHarness), at("tc", packetFloorHit), at("tc", packetHit),
 	}
-	times := [][]float64{{10, 20, 10}, {30, 60, 30}, {50, 100, 40}, {1, 1, 1}, {11, 11, 11}, {31, 31, 31}}
+	times := [][]float64{{10, 10, 10}, {35, 30, 40}, {90, 50, 70}, {1, 1, 1}, {11, 11, 11}, {31, 31, 31}}
 	got := results(subjects, times)
 	want := map[int][2]Spread{
-		0: {{Median: 10, Low: 10, High: 15}, {}},
-		1: {{Median: 20, Low: 20, High: 30}, {Median: 1, Low: 1, High: 1}},
-		2: {{Median: 40, Low: 35, High: 60}, {Median: 2, Low: 1.75, High: 2}},
-		5: {{Median: 30, Low: 30, High: 30}, {Median: 3, Low: 3, High: 3}},
+		0: {{Low: 10, Median: 10, High: 10}, {}},
+		1: {{Low: 21, Median: 25, High: 29}, {Low: 1, Median: 1, High: 1}},
+		2: {{Low: 44, Median: 60, High: 76}, {Low: 2.095, Median: 2.4, High: 2.621}},
+		5: {{Low: 30, Median: 30, High: 30}, {Low: 3, Median: 3, High: 3}},
 	}
 	for i, spreads := range want {
 		if got[i].Nanoseconds != spreads[0] || got[i].Floor != spreads[1] {

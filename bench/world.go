@@ -208,7 +208,7 @@ func (w *world) id(s service, k kind) (uint32, error) {
 		return 0, fmt.Errorf("find service %s: %w", s.name, err)
 	}
 	var record maps.Service
-	if err := w.set.Services.Lookup(frontend.Service, &record); err != nil {
+	if err := w.set.Services.Lookup(frontend.Index(), &record); err != nil {
 		return 0, fmt.Errorf("read service %s: %w", s.name, err)
 	}
 	return record.Id, nil

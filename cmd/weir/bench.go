@@ -125,9 +125,9 @@ func (f benchFlags) readBaseline() (*bench.Report, error) {
 
 // printBench shows a report, beside an earlier one if there is one.
 func printBench(out io.Writer, report, before *bench.Report) {
-	fmt.Fprintf(out, "%s, Linux %s: medians of %d rounds of %d packets, and their quartiles\n\n",
+	fmt.Fprintf(out, "%s, Linux %s: %d rounds of %d packets; medians, and the tenths at both ends\n\n",
 		report.CPU, report.Kernel, report.Rounds, report.Packets)
-	titles := []string{"HOOK", "EDGE", "PACKET", "BACKEND", "FAMILY", "PROTOCOL", "FLOWS", "NS/PACKET", "QUARTILES", "FLOOR"}
+	titles := []string{"HOOK", "EDGE", "PACKET", "BACKEND", "FAMILY", "PROTOCOL", "FLOWS", "NS/PACKET", "LOW-HIGH", "FLOOR", "LOW"}
 	if before != nil {
 		titles = append(titles, "BEFORE", "CHANGE")
 	}
@@ -136,7 +136,8 @@ func printBench(out io.Writer, report, before *bench.Report) {
 		ns := result.Nanoseconds
 		cells := []any{
 			result.Hook, result.Edge, result.Packet, orDash(result.Backend), result.Family, result.Protocol, result.Flows,
-			fmt.Sprintf("%.1f", ns.Median), fmt.Sprintf("%.1f-%.1f", ns.Low, ns.High), multiple(result.Floor.Median),
+			fmt.Sprintf("%.1f", ns.Median), fmt.Sprintf("%.1f-%.1f", ns.Low, ns.High),
+			multiple(result.Floor.Median), multiple(result.Floor.Low),
 		}
 		if before != nil {
 			cells = append(cells, comparison(result, before)...)
