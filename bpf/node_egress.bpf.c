@@ -9,16 +9,21 @@
 #include "flow.h"
 #include "leave.h"
 #include "nat.h"
+#include "route.h"
 #include "service.h"
 
-/* The device the client came by, where the routes chose another one for the answer. */
-static __always_inline int depart_by(struct packet *packet, const struct device *device, __u32 ifindex)
+/* The device the client came by, where the routes chose another one for the answer, and know a way by this one. */
+static __always_inline int depart_by(struct packet *packet, const struct device *device, struct flow_view *view)
 {
-	if (!ifindex || ifindex == packet->ifindex || !device_find(ifindex))
+	enum route_result result;
+	struct route route;
+
+	if (!view->ifindex || view->ifindex == packet->ifindex || !device_find(view->ifindex))
 		return PACKET_PASS;
-	if (!packet_make_ethernet(packet, device))
-		return PACKET_DROP;
-	return bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	result = route_find_out(packet, &view->to, view->ifindex, &route);
+	if (route.fib.ifindex != view->ifindex || !packet_can_send(packet, result, &route))
+		return PACKET_PASS;
+	return packet_send(packet, device, &route);
 }
 
 /* An answer of a local backend. */
@@ -31,7 +36,7 @@ static __always_inline int depart_answer(struct packet *packet, const struct dev
 		count(drop_rewrite_failed);
 		return PACKET_DROP;
 	}
-	return depart_by(packet, device, view->ifindex);
+	return depart_by(packet, device, view);
 }
 
 /* Whether an answer to this source port could be taken for a packet of ours. */

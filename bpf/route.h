@@ -71,6 +71,16 @@ static __always_inline enum route_result route_find(const struct packet *packet,
 	return route_result_of(bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), 0));
 }
 
+/* The route out of the device `ifindex`. IPv6 takes that for a preference: fib.ifindex says what it came to. */
+static __always_inline enum route_result route_find_out(const struct packet *packet, const struct tuple *to,
+							__u32 ifindex, struct route *route)
+{
+	route_fill(&route->fib, packet, &to->source, to);
+	route->fib.ifindex = ifindex;
+	return route_result_of(
+		bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), BPF_FIB_LOOKUP_OUTPUT));
+}
+
 /*
  * The route back to a client that came in by the device `ifindex`: out of that device where a route leads
  * there, else wherever the routes say. Clouds route by source and mark; the main table may not know.
@@ -82,10 +92,7 @@ static __always_inline enum route_result route_find_back(const struct packet *pa
 
 	if (!ifindex)
 		return route_find(packet, to, route);
-	route_fill(&route->fib, packet, &to->source, to);
-	route->fib.ifindex = ifindex;
-	result = route_result_of(
-		bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), BPF_FIB_LOOKUP_OUTPUT));
+	result = route_find_out(packet, to, ifindex, route);
 	return result == ROUTE_STACK ? route_find(packet, to, route) : result;
 }
 

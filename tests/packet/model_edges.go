@@ -227,10 +227,17 @@ func (v *visit) nodeDepart() Result {
 	}
 	v.account(h)
 	frame := v.rewrite(v.frame, h.to)
-	if h.ifindex == 0 || h.ifindex == v.logical() || v.routing.devices[h.ifindex] == nil {
-		return Result{Pass, frame}
+	if h.ifindex != 0 && h.ifindex != v.logical() && v.leadsBack(h) {
+		return Result{Redirect, frame}
 	}
-	return Result{Redirect, frame}
+	return Result{Pass, frame}
+}
+
+// leadsBack tells whether a route leads to the client by the device it came by.
+func (v *visit) leadsBack(h *half) bool {
+	next := v.routing.next(h.to.to.Addr(), v.length, h.ifindex)
+	out := next.way == wayOut || next.way == wayNoNeighbour
+	return out && next.device.Index == h.ifindex && !v.tagged
 }
 
 // recordForeign notes a connection of the node itself whose answers could be taken for packets of ours.

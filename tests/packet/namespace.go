@@ -44,6 +44,16 @@ func newNamespace() (netns.NsHandle, error) {
 	return made, nil
 }
 
+// within runs f in another network namespace. Sockets that f opens stay there.
+func within(namespace netns.NsHandle, f func() error) error {
+	return keepNamespace(func() error {
+		if err := netns.Set(namespace); err != nil {
+			return fmt.Errorf("enter a network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
 // keepNamespace puts the calling thread back where it was before f.
 func keepNamespace(f func() error) error {
 	runtime.LockOSThread()

@@ -82,6 +82,7 @@ type Hosts struct {
 	RemoteBridge                               Pair // behind br0
 	Blackhole, Unrouted                        Pair
 	Pod, OtherPod, BarePod                     Pair
+	BigPod                                     Pair // on a link with a large MTU
 	PodGateway                                 Pair // the node's address on the pods' links
 	ClusterIP, LoadBalancer, External          Pair
 }
@@ -109,6 +110,7 @@ func NewHosts() Hosts {
 		Pod:           pair("10.1.0.10", "fd00:1::10"),
 		OtherPod:      pair("10.1.0.11", "fd00:1::11"),
 		BarePod:       pair("10.1.0.12", "fd00:1::12"),
+		BigPod:        pair("10.1.0.13", "fd00:1::13"),
 		PodGateway:    pair("10.1.0.1", "fd00:1::1"),
 		ClusterIP:     pair("10.96.0.10", "fd00:96::10"),
 		LoadBalancer:  pair("198.18.0.1", "2001:db8:1b::1"),
@@ -134,17 +136,21 @@ func NewSite() Site {
 			{Name: "pod0", MAC: mac(0x10), Addresses: hosts.PodGateway, Pod: 7},
 			{Name: "pod1", MAC: mac(0x11), Addresses: hosts.PodGateway, Pod: 8},
 			{Name: "pod2", MAC: mac(0x12), Pod: 9},
+			{Name: "big0", MAC: mac(6), Addresses: pair("192.0.5.1", "2001:db8:5::1"), MTU: 9000},
+			{Name: "big1", MAC: mac(0x13), Addresses: hosts.PodGateway, MTU: 9000, Pod: 10},
 		},
 		Neighbours: []NeighbourSpec{
 			{"eth0", hosts.Gateway, gatewayMAC()},
 			{"eth1", hosts.SecondGateway, secondGatewayMAC()},
 			{"eth0", hosts.Neighbour, neighbourMAC()},
+			{"eth1", hosts.SecondClient, neighbourMAC()},
 			{"eth2", hosts.RemoteThird, neighbourMAC()},
 			{"eth3", hosts.RemoteFourth, neighbourMAC()},
 			{"br0", hosts.RemoteBridge, neighbourMAC()},
 			{"pod0", hosts.Pod, podMAC()},
 			{"pod1", hosts.OtherPod, podMAC()},
 			{"pod2", hosts.BarePod, podMAC()},
+			{"big1", hosts.BigPod, podMAC()},
 		},
 	}
 	site.route(pair("0.0.0.0", "::"), 0, 0, "eth0", gateway, "")
@@ -158,6 +164,7 @@ func NewSite() Site {
 	site.route(hosts.Pod, 32, 128, "pod0", Pair{}, "")
 	site.route(hosts.OtherPod, 32, 128, "pod1", Pair{}, "")
 	site.route(hosts.BarePod, 32, 128, "pod2", Pair{}, "")
+	site.route(hosts.BigPod, 32, 128, "big1", Pair{}, "")
 	return site
 }
 
