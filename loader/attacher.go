@@ -75,17 +75,17 @@ type Changes struct {
 // Attacher keeps the programs on the devices. It remembers nothing about them but what it reports: each call looks at
 // what is attached and pinned, and changes what is not right.
 //
-// One goroutine calls Attach, Detach and Retain, in the network namespace of the devices; the rest may be called
-// from anywhere.
+// Attach, Detach, Retain and Known are called on threads in the network namespace of the devices: for different devices
+// at once, for one device one after another. The rest may be called from anywhere.
 type Attacher struct {
 	programs *Programs
 	set      *weirmaps.Set
 	options  AttachOptions
 	links    *netlink.Handle
-	refused  map[int]refusal // XDP, by ifindex
-	moves    map[int]int     // by ifindex
 
 	mu          sync.Mutex
+	refused     map[int]refusal // XDP, by ifindex
+	moves       map[int]int     // by ifindex
 	attachments map[int]Attachment
 	changes     Changes
 }
@@ -277,10 +277,10 @@ func (a *Attacher) Detach(ifindex int) error {
 
 // forget drops what is remembered of a device that is gone.
 func (a *Attacher) forget(ifindex int) {
-	delete(a.refused, ifindex)
-	delete(a.moves, ifindex)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	delete(a.refused, ifindex)
+	delete(a.moves, ifindex)
 	delete(a.attachments, ifindex)
 }
 

@@ -175,9 +175,12 @@ func (a *Attacher) moveTCX(device Device, p placement, program *ebpf.Program, ol
 
 // mayMove tells whether programs may be moved once more on a device, and counts.
 func (a *Attacher) mayMove(device Device) bool {
+	a.mu.Lock()
 	a.moves[device.Index]++
-	if a.moves[device.Index] == maxMoves+1 {
+	moves := a.moves[device.Index]
+	a.mu.Unlock()
+	if moves == maxMoves+1 {
 		a.options.Log.Warn("another program keeps taking our place: left where it is", zap.String("device", device.Name))
 	}
-	return a.moves[device.Index] <= maxMoves
+	return moves <= maxMoves
 }

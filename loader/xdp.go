@@ -57,7 +57,7 @@ func (a *Attacher) attachXDP(device Device, attachment *Attachment) error {
 	if err := a.placeXDP(device, how); err != nil {
 		reason := a.explainXDP(device, err)
 		if !isTaken(err) {
-			a.refused[device.Index] = refusal{device, reason}
+			a.noteRefusal(device, reason)
 		}
 		attachment.Reasons = append(attachment.Reasons, fmt.Sprintf("no %s: %s", how, reason))
 		return a.detachXDP(device.Index)
@@ -68,10 +68,9 @@ func (a *Attacher) attachXDP(device Device, attachment *Attachment) error {
 
 // refuseXDP says why a device is left to tc without a try; "" if it is not.
 func (a *Attacher) refuseXDP(device Device) string {
-	if past, known := a.refused[device.Index]; known && past.device == device {
-		return past.reason
+	if past := a.pastRefusal(device); past != "" {
+		return past
 	}
-	delete(a.refused, device.Index)
 	switch {
 	case !device.Ethernet:
 		return "packets have no Ethernet header"
@@ -82,6 +81,24 @@ func (a *Attacher) refuseXDP(device Device) string {
 	default:
 		return ""
 	}
+}
+
+// noteRefusal remembers why a device cannot have XDP.
+func (a *Attacher) noteRefusal(device Device, reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refused[device.Index] = refusal{device, reason}
+}
+
+// pastRefusal returns why a device could not have XDP when it was as it is now; "" if it has not been tried.
+func (a *Attacher) pastRefusal(device Device) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if past := a.refused[device.Index]; past.device == device {
+		return past.reason
+	}
+	delete(a.refused, device.Index)
+	return ""
 }
 
 // harmOfXDP says what native XDP would cost a device; "" if nothing is known.

@@ -42,7 +42,8 @@ func TestAttachesAtOnce(t *testing.T) {
 	w.run(Options{Set: set, Attacher: attacher})
 
 	var took []time.Duration
-	for n := range 20 {
+	const single, burst = 20, 50
+	for n := range single {
 		pod := w.newPod()
 		start := time.Now()
 		if err := netlink.LinkAdd(&netlink.Veth{
@@ -56,9 +57,20 @@ func TestAttachesAtOnce(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("from the device's creation to its programs: median %v, longest %v", took[len(took)/2], took[len(took)-1])
+
+	start := time.Now()
+	for n := range burst {
+		w.veth(fmt.Sprintf("burst%d", n), w.newPod())
+	}
+	made := time.Since(start)
+	for n := range burst {
+		index := w.link(fmt.Sprintf("burst%d", n)).Attrs().Index
+		eventually(t, func() error { return hasPrograms(index) })
+	}
+	t.Logf("%d pods at once: made in %v, served after %v", burst, made, time.Since(start))
 	eventually(t, func() error { // a program runs a moment before the call that attaches it returns
-		if changes := attacher.Changes(); changes != (loader.Changes{Attached: 40}) {
-			return fmt.Errorf("changes %+v, want 40 programs attached and nothing else", changes)
+		if changes := attacher.Changes(); changes != (loader.Changes{Attached: 2 * (single + burst)}) {
+			return fmt.Errorf("changes %+v, want two programs attached to each device and nothing else", changes)
 		}
 		return nil
 	})

@@ -24,6 +24,8 @@ func (m *Manager) converge(touched []int) {
 	view := m.look()
 	hadFailed := len(m.failed) > 0
 	m.forgetGone()
+	// One after another: to attach a tcx program the kernel waits for a grace period with its lock of all devices held
+	// (tcx_link_prog_attach, kernel/bpf/tcx.c), so nothing is gained side by side.
 	for _, d := range inOrder(m.state.devices) {
 		m.note(d.index, m.serve(d, view, slices.Contains(touched, d.index)))
 	}
@@ -59,53 +61,64 @@ func (m *Manager) look() picture {
 	}
 }
 
-// serve brings one device up to date. Its entry in the map is there before programs are, and until they are gone.
+// serve brings a device up to date. Its entry in the map is there before programs are, and until they are gone.
 func (m *Manager) serve(d *device, view picture, touched bool) error {
 	r := view.roles[d.index]
-	record, err := m.record(d, view)
-	if err != nil {
+	if err := m.prepare(d, view); err != nil {
 		return err
 	}
-	if r.recorded {
-		if err := m.records.putDevice(d.index, record); err != nil {
+	now := asAttached(d, view)
+	if m.isDue(now, r, touched) {
+		_, err := m.options.Attacher.Attach(now)
+		if errors.Is(err, unix.ENODEV) {
+			return nil // it is gone; the notification is on its way
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if err := m.attach(d, r, view, touched); err != nil {
-		return err
+	m.attached[d.index] = now
+	if r.recorded {
+		return nil
 	}
-	if !r.recorded {
-		return m.records.deleteDevice(uint32(d.index))
-	}
-	return nil
+	return m.records.deleteDevice(uint32(d.index))
 }
 
-// attach has programs attached, where something may have changed.
-func (m *Manager) attach(d *device, r role, view picture, touched bool) error {
-	now := loader.Device{
+// prepare brings the entry of a device in the map up to date.
+func (m *Manager) prepare(d *device, view picture) error {
+	record, err := m.record(d, view)
+	if err != nil || !view.roles[d.index].recorded {
+		return err
+	}
+	return m.records.putDevice(d.index, record)
+}
+
+// asAttached is what the attacher is told of a device.
+func asAttached(d *device, view picture) loader.Device {
+	told := loader.Device{
 		Index: d.index, Name: d.name, Kind: d.kind, Up: d.up, Ethernet: d.header() == headerEthernet,
 		Parent: view.lower[d.index], MTU: d.mtu,
 	}
-	if r.attached {
-		now.Edge = r.edge
+	if r := view.roles[d.index]; r.attached {
+		told.Edge = r.edge
 	}
-	last, known := m.attached[d.index]
-	if known && last == now && m.failed[d.index] == nil && (!touched || !r.attached) {
-		return nil
+	return told
+}
+
+// isDue tells whether the attacher has to look at a device.
+func (m *Manager) isDue(now loader.Device, r role, touched bool) bool {
+	if m.failed[now.Index] != nil {
+		return true
 	}
-	if !r.attached && !known && !m.options.Attacher.Known(d.index) {
-		m.attached[d.index] = now
-		return nil
+	last, known := m.attached[now.Index]
+	switch {
+	case !known:
+		return r.attached || m.options.Attacher.Known(now.Index)
+	case !r.attached:
+		return last.Edge != weirmaps.EdgeNone
+	default:
+		return touched || last != now
 	}
-	_, err := m.options.Attacher.Attach(now)
-	if errors.Is(err, unix.ENODEV) {
-		return nil // it is gone; the notification is on its way
-	}
-	if err != nil {
-		return err
-	}
-	m.attached[d.index] = now
-	return nil
 }
 
 // record is what the map shall hold of a device.
