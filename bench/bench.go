@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +19,7 @@ type Options struct {
 	Packets uint32          // of a turn; of new flows, which cost more, a tenth as many
 	Match   func(Case) bool // which cases are wanted; nil: all
 
-	// Progress is told what comes next: "IPv4 TCP, 65536 flows". May be nil.
+	// Progress is told what comes next: "IPv4 TCP, known flows: 65536". May be nil.
 	Progress func(what string)
 }
 
@@ -89,9 +88,6 @@ func (r *Report) measureFlows(ctx context.Context, options Options, flows uint32
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
 	for _, k := range kinds() {
-		if options.Progress != nil {
-			options.Progress(fmt.Sprintf("%s %s, %d flows", k.Family, k.Protocol, flows))
-		}
 		results, err := w.measureKind(ctx, options, k, flows)
 		if err != nil {
 			return err
@@ -118,20 +114,4 @@ func stayOnCPU() error {
 		return fmt.Errorf("stay on CPU %d: %w", last, err)
 	}
 	return nil
-}
-
-// wanted returns the subjects that match, and those that they are compared with.
-func wanted(all []*subject, match func(Case) bool) []*subject {
-	if match == nil {
-		return all
-	}
-	hooks := map[string]bool{}
-	for _, s := range all {
-		if match(s.Case) {
-			hooks[s.Hook] = true
-		}
-	}
-	return slices.DeleteFunc(all, func(s *subject) bool {
-		return !match(s.Case) && !(s.Edge == edgeBench && hooks[s.Hook])
-	})
 }

@@ -77,6 +77,12 @@ func TestRunMatches(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("cases (-want +got):\n%s", diff)
 	}
+	options := Options{Flows: []uint32{1}, Rounds: 1, Packets: 100, Match: func(c Case) bool {
+		return c.String() == "tc/bench/floor-hit/IPv4/TCP/1"
+	}}
+	if report, err := Run(context.Background(), options); err != nil || len(report.Results) != 3 {
+		t.Errorf("only a floor is wanted, and Run says %+v, %v", report, err)
+	}
 	nothing := Options{Flows: []uint32{1}, Rounds: 1, Packets: 100, Match: func(Case) bool { return false }}
 	if _, err := Run(context.Background(), nothing); !errors.Is(err, ErrNoCase) {
 		t.Errorf("no case matches, and Run says %v", err)

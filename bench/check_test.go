@@ -29,8 +29,8 @@ func inWorld(t *testing.T, f func(w *world)) {
 	}
 }
 
-// find returns the subject of that name, with its harness.
-func find(t *testing.T, w *world, k kind, flows uint32, name string) *subject {
+// subjectNamed returns the subject of that name, with its harness.
+func subjectNamed(t *testing.T, w *world, k kind, flows uint32, name string) *subject {
 	t.Helper()
 	for _, s := range w.subjects(k, flows) {
 		if s.String() != name {
@@ -71,7 +71,7 @@ func TestRunNoticesWhatIsNotMeant(t *testing.T) {
 			{"xdp/bench/floor-hit/IPv4/TCP/10", "verdict 2, not 1", func(*subject) {}}, // its table is empty
 		} {
 			must(t, w.forget())
-			s := find(t, w, k, 10, test.name)
+			s := subjectNamed(t, w, k, 10, test.name)
 			if s == nil {
 				continue
 			}
@@ -95,7 +95,7 @@ func TestEstablishedAsByPackets(t *testing.T) {
 	inWorld(t, func(w *world) {
 		for _, k := range kinds() {
 			must(t, w.forget())
-			s := find(t, w, k, 1, "xdp/node/hit/local/"+k.Family.String()+"/"+k.Protocol.String()+"/1")
+			s := subjectNamed(t, w, k, 1, "xdp/node/hit/local/"+k.Family.String()+"/"+k.Protocol.String()+"/1")
 			if s == nil {
 				return
 			}

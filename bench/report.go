@@ -77,16 +77,22 @@ func ReadReport(path string) (*Report, error) {
 	if err := json.Unmarshal(content, report); err != nil {
 		return nil, fmt.Errorf("%s is not a report in JSON: %w", path, err)
 	}
+	if len(report.Results) == 0 {
+		return nil, fmt.Errorf("%s is not a report: it has no results", path)
+	}
 	return report, nil
 }
 
 // Find returns the result of a case.
-func (r *Report) Find(c Case) (Result, bool) {
-	i := slices.IndexFunc(r.Results, func(result Result) bool { return result.Case == c })
+func (r *Report) Find(c Case) (Result, bool) { return find(r.Results, c) }
+
+// find returns the result of a case.
+func find(all []Result, c Case) (Result, bool) {
+	i := slices.IndexFunc(all, func(result Result) bool { return result.Case == c })
 	if i < 0 {
 		return Result{}, false
 	}
-	return r.Results[i], true
+	return all[i], true
 }
 
 // results takes the harness off what was measured, and compares with the floor.

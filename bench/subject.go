@@ -44,6 +44,14 @@ const (
 	edgeBench = "bench"
 )
 
+// The groups of subjects: each has a service whose flows are known, and one whose are new.
+const (
+	groupAll    = "" // with each of the others
+	groupLocal  = "local"
+	groupRemote = "remote"
+	groupPod    = "pod"
+)
+
 // kinds are the kinds of packet that everything is measured with.
 func kinds() []kind {
 	var all []kind
@@ -56,6 +64,8 @@ func kinds() []kind {
 // subject is a case with all it takes to run it.
 type subject struct {
 	Case
+	group   string
+	wanted  bool
 	packets packets
 	service *service // to which the packets go; nil: none, or the floor's
 	program *ebpf.Program
@@ -119,11 +129,12 @@ func (w *world) toService(k kind, at hook, to service) *subject {
 		s.Packet, s.packets.syn = packetNew, true
 	}
 	switch {
-	case to.edge == edgePod: // the stack does the rest, wherever the backend is
+	case to.edge == edgePod:
+		s.group = groupPod // the stack does the rest, wherever the backend is
 	case to.local:
-		s.Backend = "local"
+		s.group, s.Backend = groupLocal, "local"
 	default:
-		s.Backend = "remote"
+		s.group, s.Backend = groupRemote, "remote"
 		s.expect.verdict, s.expect.forwards, s.expect.addressed = at.forward(), true, at == xdp
 	}
 	return s
@@ -133,7 +144,10 @@ func (w *world) toService(k kind, at hook, to service) *subject {
 func (w *world) toNobody(k kind, at hook, edge string) *subject {
 	const port = 80
 	s := w.arriving(k, at, edge, netip.AddrPortFrom(addressesOf(k.Family).nobody, port))
-	s.Packet, s.expect = packetNoService, expectation{verdict: at.pass()}
+	s.Packet, s.expect, s.group = packetNoService, expectation{verdict: at.pass()}, groupLocal
+	if edge == edgePod {
+		s.group = groupPod
+	}
 	return s
 }
 

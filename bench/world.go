@@ -34,8 +34,7 @@ type world struct {
 }
 
 // newWorld builds the world in a network namespace that it moves the calling thread into; see newNetwork.
-// Nothing is pinned or has a name: it ends with the process, however that ends. Maps have room for so many flows
-// of each service of one kind.
+// Nothing is pinned or has a name: it ends with the process, however that ends. Maps have room for so many flows.
 func newWorld(flows uint32) (*world, error) {
 	network, err := newNetwork()
 	if err != nil {
@@ -56,7 +55,7 @@ func backendsFor(flows uint32) int {
 
 func (w *world) fill(flows uint32) error {
 	sizes := maps.DefaultSizes()
-	sizes.Flows = max(sizes.Flows, 8*flows) // three services with two halves a flow, and some to spare
+	sizes.Flows = max(sizes.Flows, 4*flows) // two halves each, and as many buckets to spare
 	var err error
 	if w.set, err = maps.New(sizes); err != nil {
 		return err
