@@ -13,6 +13,7 @@
 #ifndef WEIR_TYPES_H
 #define WEIR_TYPES_H
 
+#include <linux/bpf.h>
 #include <linux/types.h>
 
 /* Bumped whenever a record below changes shape or meaning. The agent refuses maps of another layout. */
@@ -45,11 +46,17 @@ enum frontend_kind {
 /*
  * Replaced as a whole and read as one aligned u64. An element of a hash map may be recycled for another
  * key while a program still reads it, so the seal ties the value to its key:
- * seal = frontend_hash(key) ^ generation of the service record (service.h).
+ * seal = frontend_hash(key) ^ generation of the service record (frontend.h).
+ *
+ * The lock is for the kernel alone: with it the agent's writes (BPF_F_LOCK) change the value where it is.
+ * Without, the kernel puts a new element before the old one and then takes that out, and a program that has
+ * passed the beginning of the bucket by then finds neither. A value seen half written names the old record or
+ * the new one, both whole, or does not fit its seal.
  */
 struct frontend {
 	__u32 service; /* index into services, in the low 24 bits; above it the kind of frontend */
 	__u32 seal;
+	struct bpf_spin_lock lock;
 } __attribute__((aligned(8)));
 
 /* ---- services ---- */

@@ -5,7 +5,7 @@
 //  1. backends that are new
 //  2. tables, in free ranges of the arena
 //  3. a service record at a free index, and its name
-//  4. frontends, each replaced as one aligned 64-bit value
+//  4. frontends, each replaced in place, as one aligned 64-bit value
 //  5. frontends that are gone
 //
 // What is then named by nothing is given out again after a grace period (maps.Grace); backend indices and

@@ -237,7 +237,7 @@ func (c *change) putFrontend(key maps.FrontendKey, to lead) error {
 		return nil
 	}
 	value := key.Seal(to.kind, to.record.index, to.record.value.Generation)
-	if err := c.write.put(c.set.Frontends, &key, &value); err != nil {
+	if err := c.write.lead(c.set.Frontends, key, value); err != nil {
 		return err
 	}
 	c.state.frontends[key] = to

@@ -16,7 +16,7 @@ import (
 //   - a backend that no such record's tables name is leaving, or came not to be; flows may name it;
 //   - everything else is free.
 func load(set *maps.Set, arena *maps.Arena) (*state, error) {
-	l := &loader{
+	l := &reading{
 		state: &state{
 			services:      map[compile.ID]*service{},
 			departed:      map[compile.ID]*service{},
@@ -42,8 +42,8 @@ func load(set *maps.Set, arena *maps.Arena) (*state, error) {
 	return l.state, nil
 }
 
-// loader is what is known while reading back.
-type loader struct {
+// reading is what is known while reading back.
+type reading struct {
 	*state
 	values  []maps.Service
 	maxIDs  uint32
@@ -55,7 +55,7 @@ type loader struct {
 }
 
 // read reads the maps.
-func (l *loader) read(set *maps.Set) error {
+func (l *reading) read(set *maps.Set) error {
 	err := maps.Each(set.Services, func(index uint32, value maps.Service) bool {
 		l.values[index], l.generations[index] = value, value.Generation
 		return true
@@ -83,7 +83,7 @@ func (l *loader) read(set *maps.Set) error {
 	})
 }
 
-func (l *loader) addBackend(index uint32, value maps.Backend) {
+func (l *reading) addBackend(index uint32, value maps.Backend) {
 	if value.Generation == 0 || index == 0 {
 		return
 	}
@@ -99,7 +99,7 @@ func (l *loader) addBackend(index uint32, value maps.Backend) {
 }
 
 // addFrontend finds the record that a frontend names. None does where the seal does not fit.
-func (l *loader) addFrontend(key maps.FrontendKey, value maps.Frontend) {
+func (l *reading) addFrontend(key maps.FrontendKey, value maps.Frontend) {
 	l.frontends[key] = lead{}
 	index := value.Index()
 	if index == 0 || int(index) >= len(l.values) || l.values[index].Generation != key.Generation(value) {
@@ -115,7 +115,7 @@ func (l *loader) addFrontend(key maps.FrontendKey, value maps.Frontend) {
 }
 
 // settle makes sense of what was read. Everything goes by index, so that the outcome is always the same.
-func (l *loader) settle(set *maps.Set) {
+func (l *reading) settle(set *maps.Set) {
 	for _, index := range sortedKeys(l.live) {
 		l.settleRecord(l.live[index])
 	}
@@ -155,7 +155,7 @@ func sortedKeys[V any](m map[uint32]V) []uint32 {
 }
 
 // settleRecord finds the service of a record that frontends name, and its tables.
-func (l *loader) settleRecord(r *record) {
+func (l *reading) settleRecord(r *record) {
 	r.inside = l.tableAt(r.value.Inside, r.value.InsideAlgorithm)
 	r.outside = l.tableAt(r.value.Outside, r.value.OutsideAlgorithm)
 	for _, t := range []*table{r.inside, r.outside} {
@@ -176,7 +176,7 @@ func (l *loader) settleRecord(r *record) {
 }
 
 // ownerOf returns the service whose name and id a record has, or a stray one of its own.
-func (l *loader) ownerOf(r *record) *service {
+func (l *reading) ownerOf(r *record) *service {
 	id, err := compile.ParseID(l.names[r.index].String())
 	known := l.services[id]
 	switch {
@@ -194,12 +194,12 @@ func (l *loader) ownerOf(r *record) *service {
 }
 
 // isFreeID tells whether an id is one, and no other service's.
-func (l *loader) isFreeID(id uint32) bool {
+func (l *reading) isFreeID(id uint32) bool {
 	return id > 0 && id < l.maxIDs && l.ids[id] == nil
 }
 
 // settleName finds the departed service of a name that no frontend leads to.
-func (l *loader) settleName(index uint32) {
+func (l *reading) settleName(index uint32) {
 	name := l.names[index]
 	id, err := compile.ParseID(name.String())
 	if err != nil || l.services[id] != nil || l.departed[id] != nil || index == 0 || !l.isFreeID(name.Id) {
@@ -213,7 +213,7 @@ func (l *loader) settleName(index uint32) {
 }
 
 // tableAt reads a table. Records that share its range share it: a change kept it.
-func (l *loader) tableAt(at maps.SlotRange, algorithm maps.Algorithm) *table {
+func (l *reading) tableAt(at maps.SlotRange, algorithm maps.Algorithm) *table {
 	maglev := algorithm == maps.AlgorithmMaglev
 	if at.Count == 0 {
 		return &table{maglev: maglev}
@@ -231,7 +231,7 @@ func (l *loader) tableAt(at maps.SlotRange, algorithm maps.Algorithm) *table {
 }
 
 // fill finds the backends of a table, and whether they would make the same.
-func (l *loader) fill(t *table) {
+func (l *reading) fill(t *table) {
 	slots, err := l.arena.Read(t.at)
 	seen := make(map[uint32]struct{})
 	for _, index := range slots {

@@ -176,6 +176,13 @@ func (s *steps) put(m *ebpf.Map, key, value any) error {
 	return s.kernelWriter.put(m, key, value)
 }
 
+func (s *steps) lead(frontends *ebpf.Map, key maps.FrontendKey, value maps.Frontend) error {
+	if err := s.step(); err != nil {
+		return err
+	}
+	return s.kernelWriter.lead(frontends, key, value)
+}
+
 func (s *steps) delete(m *ebpf.Map, key any) error {
 	if err := s.step(); err != nil {
 		return err

@@ -49,7 +49,7 @@ func (a *Agent) record(frontend netip.AddrPort, protocol compile.Protocol) (maps
 	if err := a.lookup("frontends", key, &found); err != nil {
 		return record, err
 	}
-	return record, a.lookup("services", found.Service, &record)
+	return record, a.lookup("services", found.Index(), &record)
 }
 
 // Backends lists where the maps send traffic from inside to a frontend. The error is ebpf.ErrKeyNotExist where there
