@@ -23,19 +23,41 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// theNode and theWorld are made once: building and loading take longer than most tests.
+// theNode and worlds are made once: building and loading take longer than most tests.
 var (
-	theNode  = sync.OnceValues(func() (*Node, error) { return NewSite().Build() })
-	theWorld = sync.OnceValues(func() (*World, error) {
-		node, err := theNode()
-		if err != nil {
-			return nil, err
-		}
-		return NewWorld(node, DefaultSettings())
-	})
+	theNode = sync.OnceValues(func() (*Node, error) { return NewSite().Build() })
+	worlds  worldCache
 )
 
-// newWorld makes a world with other settings.
+// worldCache keeps a world for each settings.
+type worldCache struct {
+	mu     sync.Mutex
+	worlds map[Settings]*World
+}
+
+// get returns the world of the settings, which lives as long as the process.
+func (c *worldCache) get(settings Settings) (*World, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if world := c.worlds[settings]; world != nil {
+		return world, nil
+	}
+	node, err := theNode()
+	if err != nil {
+		return nil, err
+	}
+	world, err := NewWorld(node, settings)
+	if err != nil {
+		return nil, err
+	}
+	if c.worlds == nil {
+		c.worlds = make(map[Settings]*World)
+	}
+	c.worlds[settings] = world
+	return world, nil
+}
+
+// newWorld makes a world for one test alone.
 func newWorld(t testing.TB, settings Settings) *World {
 	t.Helper()
 	node, err := theNode()
@@ -71,7 +93,7 @@ type cases struct {
 	programs  []Program
 	families  []compile.Family
 	protocols []compile.Protocol
-	settings  *Settings // nil: the shared world
+	settings  *Settings
 }
 
 func (c cases) fill() cases {
@@ -84,14 +106,21 @@ func (c cases) fill() cases {
 	if c.protocols == nil {
 		c.protocols = []compile.Protocol{compile.TCP, compile.UDP}
 	}
+	if c.settings == nil {
+		settings := DefaultSettings()
+		c.settings = &settings
+	}
 	return c
 }
 
 // forEach runs a test for every case, each from an empty world.
 func forEach(t *testing.T, c cases, test func(tr *trial)) {
 	c = c.fill()
-	world, settings := sharedOrOwn(t, c.settings)
-	model, err := NewModel(world, settings)
+	world, err := worlds.get(*c.settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := NewModel(world, *c.settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,18 +138,6 @@ func forEach(t *testing.T, c cases, test func(tr *trial)) {
 			}
 		}
 	}
-}
-
-func sharedOrOwn(t *testing.T, own *Settings) (*World, Settings) {
-	t.Helper()
-	if own != nil {
-		return newWorld(t, *own), *own
-	}
-	world, err := theWorld()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return world, DefaultSettings()
 }
 
 // begin makes the world one in which nothing has happened.

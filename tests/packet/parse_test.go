@@ -271,9 +271,8 @@ func TestFramesForTheBridge(t *testing.T) {
 func TestUnknownDevice(t *testing.T) {
 	forEach(t, cases{programs: allPrograms()}, func(tr *trial) {
 		tr.serve(tr.service("web", tr.local(tr.Pod)))
-		if err := tr.Maps.Devices.Delete(uint32(tr.Device("eth0").Index)); err != nil {
-			tr.Fatal(err)
-		}
+		tr.must(tr.Maps.Devices.Delete(uint32(tr.Device("eth0").Index)))
+		tr.must(tr.ForgetDevices())
 		in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
 		result := tr.expectUnmodelled("eth0", in, Pass)
 		tr.compare(result, Pass, in.Bytes())

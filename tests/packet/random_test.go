@@ -78,8 +78,8 @@ func runRandom(t *testing.T, arrival Program, seed uint64, packets int) {
 
 func randomWorld(t testing.TB) (*World, *Model) {
 	t.Helper()
-	world := newWorld(t, DefaultSettings())
-	model, err := NewModel(world, DefaultSettings())
+	world := newWorld(t, LargeSettings())
+	model, err := NewModel(world, LargeSettings())
 	if err != nil {
 		t.Fatal(err)
 	}

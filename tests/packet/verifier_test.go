@@ -8,7 +8,7 @@ const mostVerified = 100_000
 
 // The verifier accepts every program after a bounded number of instructions.
 func TestVerifiedInstructions(t *testing.T) {
-	world, err := theWorld()
+	world, err := worlds.get(DefaultSettings())
 	if err != nil {
 		t.Fatal(err)
 	}

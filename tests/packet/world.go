@@ -35,12 +35,21 @@ type Settings struct {
 func DefaultSettings() Settings {
 	return Settings{
 		Sizes: maps.Sizes{
-			Services: 64, Frontends: 256, Backends: 256, SlotBlocks: 4096, Flows: 32768, Embryos: 32768, Devices: 64,
+			Services: 8, Frontends: 64, Backends: 16, SlotBlocks: 256, Flows: 4096, Embryos: 4096, Devices: 64,
 		},
 		Constants: loader.Constants{
 			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 28, CsumIPv6Flag: true,
 		},
 	}
+}
+
+// LargeSettings fit RandomServices and rounds of random packets.
+func LargeSettings() Settings {
+	settings := DefaultSettings()
+	settings.Sizes = maps.Sizes{
+		Services: 64, Frontends: 256, Backends: 512, SlotBlocks: 4096, Flows: 32768, Embryos: 32768, Devices: 64,
+	}
+	return settings
 }
 
 // NewWorld loads the programs and writes what the agent writes about devices and addresses.
@@ -133,10 +142,8 @@ func (w *World) Reset() error {
 			return fmt.Errorf("empty map %s: %w", name, err)
 		}
 	}
-	for _, m := range w.own {
-		if err := empty(m); err != nil {
-			return fmt.Errorf("empty a program's own map: %w", err)
-		}
+	if err := w.forgetScratch(); err != nil {
+		return err
 	}
 	if err := w.writeDevices(); err != nil {
 		return err
@@ -144,6 +151,32 @@ func (w *World) Reset() error {
 	applier, err := apply.New(w.Maps, zap.NewNop())
 	w.applier = applier
 	return err
+}
+
+// forgetScratch empties what programs work on, with what they remember there of ICMP errors sent.
+func (w *World) forgetScratch() error {
+	return w.emptyOwn("scratches")
+}
+
+// ForgetDevices empties what programs remember of devices, which they believe for a while.
+func (w *World) ForgetDevices() error {
+	return w.emptyOwn("device_caches")
+}
+
+func (w *World) emptyOwn(name string) error {
+	for _, m := range w.own {
+		info, err := m.Info()
+		if err != nil {
+			return fmt.Errorf("read about a program's own map: %w", err)
+		}
+		if info.Name != name {
+			continue
+		}
+		if err := empty(m); err != nil {
+			return fmt.Errorf("empty %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // Forget takes out the flows of a model that is right about them, and the counters; the services stay. It is
@@ -160,15 +193,16 @@ func (w *World) Forget(m *Model) error {
 	if len(m.traffic) > 0 {
 		counting = append(counting, w.Maps.ServiceStats)
 	}
-	if len(m.messages) > 0 {
-		counting = append(counting, w.own...)
-	}
 	for _, counters := range counting {
 		if err := empty(counters); err != nil {
 			return fmt.Errorf("empty the counters: %w", err)
 		}
 	}
+	sent := len(m.messages) > 0
 	m.Reset()
+	if sent {
+		return w.forgetScratch()
+	}
 	return nil
 }
 
