@@ -63,12 +63,13 @@ format: .cache/deps ## format the C and Go sources in place
 	$(CLANG_FORMAT) -i $(BPF_SOURCES)
 	go tool gofumpt -w .
 
-# Tests make network namespaces, mount bpffs and load programs: root. They do their own set-up.
+# Tests make network namespaces, mount bpffs and load programs: root. They do their own set-up. Much of their time is
+# waiting: more of them run at once than there are CPUs.
 .PHONY: test
 test: $(GENERATED) ## run every test (as root)
 	@[[ $$(id -u) -eq 0 ]] || { echo "make test needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
 	go test -run '^$$' ./... >/dev/null # builds on all CPUs; what is timed then runs alone
-	go test -count=1 -p 1 -timeout 15m ./...
+	go test -count=1 -p 1 -parallel 4 -timeout 15m ./...
 
 .PHONY: bench
 bench: bin/weir ## measure the programs beside their floors (as root; BENCH='-o json' adds flags, see weir bench datapath --help)
