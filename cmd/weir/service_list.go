@@ -28,7 +28,7 @@ type serviceView struct {
 type frontendView struct {
 	Address  string `json:"address"` // a NodePort's is "*:port": any address of the node
 	Protocol string `json:"protocol"`
-	NodePort bool   `json:"nodePort"`
+	Kind     string `json:"kind"` // ClusterIP, NodePort, LoadBalancer, ExternalIP
 }
 
 // tableView is a selection table.
@@ -121,16 +121,32 @@ func named(service, given string) bool {
 }
 
 // viewFrontend returns a frontend as people read it.
-func viewFrontend(key maps.FrontendKey) frontendView {
+func viewFrontend(key maps.FrontendKey, kind maps.FrontendKind) frontendView {
 	view := frontendView{
 		Address:  key.AddrPort().String(),
 		Protocol: compile.Protocol(key.Protocol).String(),
-		NodePort: key.AddrPort().Addr().IsUnspecified(),
+		Kind:     viewKind(kind),
 	}
-	if view.NodePort {
+	if key.AddrPort().Addr().IsUnspecified() {
 		view.Address = fmt.Sprintf("*:%d", key.Port)
 	}
 	return view
+}
+
+// viewKind names a kind of frontend, as compile does.
+func viewKind(kind maps.FrontendKind) string {
+	switch kind {
+	case maps.FrontendClusterIP:
+		return string(compile.ClusterIP)
+	case maps.FrontendNodePort:
+		return string(compile.NodePort)
+	case maps.FrontendLoadBalancer:
+		return string(compile.LoadBalancer)
+	case maps.FrontendExternalIP:
+		return string(compile.ExternalIP)
+	default:
+		return fmt.Sprintf("kind %d", kind)
+	}
 }
 
 // viewAlgorithm names an algorithm.

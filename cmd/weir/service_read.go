@@ -17,12 +17,12 @@ func readServices(set *maps.Set, wanted func(name string) bool) ([]serviceView, 
 	if err != nil {
 		return nil, err
 	}
-	byRecord := map[uint32][]maps.FrontendKey{}
+	byRecord := map[uint32][]frontendView{}
 	for key, frontend := range frontends {
-		byRecord[frontend.Index()] = append(byRecord[frontend.Index()], key)
+		byRecord[frontend.Index()] = append(byRecord[frontend.Index()], viewFrontend(key, frontend.Kind()))
 	}
 	services := make([]serviceView, 0, len(byRecord))
-	for record, keys := range byRecord {
+	for record, addresses := range byRecord {
 		name, known := names[record]
 		if !known {
 			name = unnamed(record)
@@ -30,7 +30,7 @@ func readServices(set *maps.Set, wanted func(name string) bool) ([]serviceView, 
 		if !wanted(nameOf(name)) {
 			continue
 		}
-		service, err := readService(set, record, nameOf(name), keys)
+		service, err := readService(set, record, nameOf(name), addresses)
 		if err != nil {
 			return nil, err
 		}
@@ -48,7 +48,7 @@ func unnamed(record uint32) maps.ServiceName {
 }
 
 // readService returns a service by its record.
-func readService(set *maps.Set, index uint32, name string, keys []maps.FrontendKey) (serviceView, error) {
+func readService(set *maps.Set, index uint32, name string, frontends []frontendView) (serviceView, error) {
 	var record maps.Service
 	if err := set.Services.Lookup(index, &record); err != nil {
 		return serviceView{}, fmt.Errorf("read service record %d: %w", index, err)
@@ -60,10 +60,7 @@ func readService(set *maps.Set, index uint32, name string, keys []maps.FrontendK
 		AffinitySeconds: record.AffinityTimeout,
 		Inside:          tableView{Algorithm: viewAlgorithm(record.InsideAlgorithm), Slots: record.Inside.Count},
 		Outside:         tableView{Algorithm: viewAlgorithm(record.OutsideAlgorithm), Slots: record.Outside.Count},
-		Frontends:       make([]frontendView, 0, len(keys)),
-	}
-	for _, key := range keys {
-		service.Frontends = append(service.Frontends, viewFrontend(key))
+		Frontends:       frontends,
 	}
 	var err error
 	if service.Traffic, err = readTraffic(set.ServiceStats, record.Id); err != nil {

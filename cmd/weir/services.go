@@ -120,6 +120,9 @@ func describeBackends(s serviceView) string {
 func printService(out io.Writer, s serviceView) {
 	fmt.Fprintf(out, "\n%s  (id %d)\n  from inside:  %s, %d slots\n  from outside: %s, %d slots\n", s.Name, s.ID,
 		s.Inside.Algorithm, s.Inside.Slots, s.Outside.Algorithm, s.Outside.Slots)
+	for _, f := range s.Frontends {
+		fmt.Fprintf(out, "  %s %s\n", f.Address, f.Kind)
+	}
 	if s.AffinitySeconds > 0 {
 		fmt.Fprintf(out, "  affinity asked for: %s\n", time.Duration(s.AffinitySeconds)*time.Second)
 	}
