@@ -154,10 +154,10 @@ func TestSetHasEveryMap(t *testing.T) {
 
 func TestCreateRefusesAnotherShape(t *testing.T) {
 	for what, definition := range map[string]ebpf.MapSpec{
-		"value size": {Type: ebpf.Hash, KeySize: 20, ValueSize: 16, MaxEntries: 16},
-		"key size":   {Type: ebpf.Hash, KeySize: 24, ValueSize: 8, MaxEntries: 16},
-		"type":       {Type: ebpf.LRUHash, KeySize: 20, ValueSize: 8, MaxEntries: 16},
-		"flags":      {Type: ebpf.Hash, KeySize: 20, ValueSize: 8, MaxEntries: 16, Flags: unix.BPF_F_NO_PREALLOC},
+		"value size": {Type: ebpf.Hash, KeySize: 20, ValueSize: 8, MaxEntries: 16},
+		"key size":   {Type: ebpf.Hash, KeySize: 24, ValueSize: 16, MaxEntries: 16},
+		"type":       {Type: ebpf.LRUHash, KeySize: 20, ValueSize: 16, MaxEntries: 16},
+		"flags":      {Type: ebpf.Hash, KeySize: 20, ValueSize: 16, MaxEntries: 16, Flags: unix.BPF_F_NO_PREALLOC},
 	} {
 		dir := pinDir(t)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
