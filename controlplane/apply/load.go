@@ -34,6 +34,7 @@ func load(set *maps.Set, arena *maps.Arena) (*state, error) {
 		ids:     map[uint32]*service{},
 		indices: map[uint32]*backend{},
 		tables:  map[maps.SlotRange]*table{},
+		marks:   make([]uint32, set.Backends.MaxEntries()),
 	}
 	if err := l.read(set); err != nil {
 		return nil, err
@@ -52,6 +53,8 @@ type reading struct {
 	ids     map[uint32]*service
 	indices map[uint32]*backend
 	tables  map[maps.SlotRange]*table
+	filled  uint32   // tables
+	marks   []uint32 // by backend index: the last of them that names it
 }
 
 // read reads the maps.
@@ -233,12 +236,12 @@ func (l *reading) tableAt(at maps.SlotRange, algorithm maps.Algorithm) *table {
 // fill finds the backends of a table, and whether they would make the same.
 func (l *reading) fill(t *table) {
 	slots, err := l.arena.Read(t.at)
-	seen := make(map[uint32]struct{})
+	l.filled++
 	for _, index := range slots {
-		if _, twice := seen[index]; twice {
+		if int(index) >= len(l.marks) || l.marks[index] == l.filled {
 			continue
 		}
-		seen[index] = struct{}{}
+		l.marks[index] = l.filled
 		if b := l.indices[index]; b != nil {
 			t.backends = append(t.backends, b)
 		}

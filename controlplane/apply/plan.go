@@ -234,7 +234,9 @@ func (s *state) takeTables(p *plan) *shortage {
 			for _, taken := range p.newTables[:i] {
 				s.arena.Free(taken.at)
 			}
-			short.what = "slot blocks in a row"
+			if need <= use.Free {
+				short.what = "slot blocks in a row"
+			}
 			return short
 		}
 		t.at = at

@@ -8,7 +8,7 @@
 #include "frontend.h"
 
 /* How often a random number is drawn between two steps; each takes some 10 ns. */
-#define PAUSE 4096
+#define PAUSE 16384
 
 /* At the beginning of the packet: the question, and the answer in its place. */
 struct request {
