@@ -134,7 +134,7 @@ func (g *Generator) arriveAnywhere(family compile.Family) (Program, *Device, net
 	default:
 		device := choose(g, "eth0", "eth0", "eth0", "eth1", "eth2", "eth3", "br0p")
 		source := choose(g, hosts.Client, hosts.Client, hosts.OtherClient, hosts.SecondClient, hosts.Remote, hosts.Unrouted)
-		return g.arrival, g.node.Device(device), source.Of(family)
+		return g.meets(g.node.Device(device)), g.node.Device(device), source.Of(family)
 	}
 }
 
@@ -168,7 +168,16 @@ func (g *Generator) whereKnown(id flowID) (Program, *Device) {
 		}
 	}
 	device := g.node.Device(choose(g, "eth0", "eth0", "eth0", "eth0", "eth1", "br0p"))
-	return choose(g, g.arrival, g.arrival, g.arrival, NodeEgress), device
+	return choose(g, g.meets(device), g.meets(device), g.meets(device), NodeEgress), device
+}
+
+// meets returns the program that packets from outside meet on a device. One with an XDP program is always one
+// that XDP programs may redirect to: the agent sees to that.
+func (g *Generator) meets(device *Device) Program {
+	if !device.XDP {
+		return NodeIngress
+	}
+	return g.arrival
 }
 
 // frame returns a packet for a device's MAC.

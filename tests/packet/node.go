@@ -118,7 +118,7 @@ func (n *Node) addBridge(spec LinkSpec) error {
 		return err
 	}
 	portSpec := spec
-	portSpec.Name, portSpec.MAC = spec.Name+"p", mac(spec.MAC[5]+0x80)
+	portSpec.Name, portSpec.MAC, portSpec.XDP = spec.Name+"p", mac(spec.MAC[5]+0x80), true
 	port, err := n.addVeth(portSpec)
 	if err != nil {
 		return err
