@@ -65,10 +65,11 @@ func (b *Board) Keep(ctx context.Context, report func(error)) {
 		case <-ctx.Done():
 		case <-b.changed:
 		}
+		last := ctx.Err() != nil // what is posted during a write is for the next one
 		if err := b.write(); err != nil {
 			report(err)
 		}
-		if ctx.Err() != nil {
+		if last {
 			return
 		}
 		select {
