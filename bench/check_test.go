@@ -137,13 +137,12 @@ func answered(t *testing.T, w *world) {
 func halves(t *testing.T, w *world) map[maps.FlowKey]maps.Flow {
 	t.Helper()
 	all := map[maps.FlowKey]maps.Flow{}
-	must(t, drain(w.set.Flows, func(keys []maps.FlowKey, halves []maps.Flow) error {
-		for i := range keys {
-			halves[i].LastSeen = 0
-			all[keys[i]] = halves[i]
-		}
-		return nil
+	must(t, w.set.FlowTable().Each(func(key maps.FlowKey, half maps.Flow) bool {
+		half.LastSeen = 0
+		all[key] = half
+		return true
 	}))
+	must(t, w.forget())
 	return all
 }
 

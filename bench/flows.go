@@ -48,7 +48,7 @@ func (w *world) moveEmbryos() (int, error) {
 			halves[i].State = maps.FlowEstablished
 		}
 		moved += len(keys)
-		if _, err := w.set.Flows.BatchUpdate(keys, halves, nil); err != nil {
+		if err := w.set.FlowTable().PutAll(keys, halves); err != nil {
 			return fmt.Errorf("establish flows: %w", err)
 		}
 		return nil
@@ -56,15 +56,17 @@ func (w *world) moveEmbryos() (int, error) {
 	return moved, err
 }
 
-// forget empties both tables.
+// forget empties the tables.
 func (w *world) forget() error {
-	nothing := func([]maps.FlowKey, []maps.Flow) error { return nil }
-	return errors.Join(drain(w.set.Embryos, nothing), drain(w.set.Flows, nothing))
+	return errors.Join(drain(w.set.Embryos, nothing[maps.FlowKey]),
+		drain(w.set.FlowsIPv4, nothing[maps.FlowKeyIPv4]), drain(w.set.FlowsIPv6, nothing[maps.FlowKey]))
 }
 
-// drain takes everything out of a table of flows.
-func drain(m *ebpf.Map, each func([]maps.FlowKey, []maps.Flow) error) error {
-	keys, halves := make([]maps.FlowKey, flowsAtOnce), make([]maps.Flow, flowsAtOnce)
+func nothing[K any]([]K, []maps.Flow) error { return nil }
+
+// drain takes everything out of a map of flows.
+func drain[K any](m *ebpf.Map, each func([]K, []maps.Flow) error) error {
+	keys, halves := make([]K, flowsAtOnce), make([]maps.Flow, flowsAtOnce)
 	var cursor ebpf.MapBatchCursor
 	for {
 		n, err := m.BatchLookupAndDelete(&cursor, keys, halves, nil)

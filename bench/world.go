@@ -55,7 +55,8 @@ func backendsFor(flows uint32) int {
 
 func (w *world) fill(flows uint32) error {
 	sizes := maps.DefaultSizes()
-	sizes.Flows = max(sizes.Flows, 4*flows) // two halves each, and as many buckets to spare
+	sizes.FlowsIPv4 = max(sizes.FlowsIPv4, 4*flows) // two halves each, and as many buckets to spare
+	sizes.FlowsIPv6 = sizes.FlowsIPv4
 	var err error
 	if w.set, err = maps.New(sizes); err != nil {
 		return err
@@ -78,8 +79,8 @@ func (w *world) fill(flows uint32) error {
 			return err
 		}
 	}
-	// As many buckets as the flow table has.
-	if w.floors, err = loadFloors(sizes.Flows); err != nil {
+	// As many buckets as the flow tables have.
+	if w.floors, err = loadFloors(sizes.FlowsIPv4); err != nil {
 		return err
 	}
 	if err := w.fillDevices(); err != nil {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The flow table: the only code that touches the maps `flows` and `embryos`.
+ * Flows: the only code that touches the flow table (flow_table.h) and the map `embryos`.
  *
  * A flow is a pair of entries, forward and reverse, each found by the tuple its packets arrive with. It is
- * born as a pair of embryos; the client's first packet after the backend's answer moves both to `flows`. The
- * reverse half is inserted first and claims its tuple: nobody else can be answered there.
+ * born as a pair of embryos; the client's first packet after the backend's answer moves both to the flow
+ * table. The reverse half is inserted first and claims its tuple: nobody else can be answered there.
  *
  *	flow_lookup()	the half a packet belongs to, wherever it is, or nothing
  *	flow_open()	a new pair of embryos
@@ -17,6 +17,7 @@
 #include <linux/errno.h>
 
 #include "config.h"
+#include "flow_table.h"
 #include "packet.h"
 #include "scratch.h"
 #include "stats.h"
@@ -109,9 +110,9 @@ static __always_inline void flow_remove(const struct flow_key *key, const struct
 	struct flow_key other;
 
 	flow_other_key(&other, key, to);
-	bpf_map_delete_elem(&flows, key);
+	flow_table_delete(key);
 	bpf_map_delete_elem(&embryos, key);
-	bpf_map_delete_elem(&flows, &other);
+	flow_table_delete(&other);
 	bpf_map_delete_elem(&embryos, &other);
 }
 
@@ -124,7 +125,7 @@ static __noinline bool flow_is_closing(struct flow *flow, const struct flow_key 
 	if (flow->state >= FLOW_CLOSING)
 		return true;
 	flow_other_key(&other, key, &view->to);
-	peer = bpf_map_lookup_elem(&flows, &other);
+	peer = flow_table_lookup(&other);
 	return !peer || peer->state >= FLOW_CLOSING;
 }
 
@@ -133,7 +134,7 @@ static __noinline bool flow_is_closing(struct flow *flow, const struct flow_key 
 
 static __always_inline bool flow_is_over(const struct flow *flow, const struct flow_key *other)
 {
-	struct flow *peer = bpf_map_lookup_elem(&flows, other);
+	struct flow *peer = flow_table_lookup(other);
 
 	if (flow_now() - flow->last_seen < CLOSED_CLAIM_SECONDS * jiffies_per_second ||
 	    (peer && flow_now() - peer->last_seen < CLOSED_CLAIM_SECONDS * jiffies_per_second))
@@ -163,7 +164,7 @@ static __always_inline bool embryo_yields(const struct flow_key *reverse, const 
 /* Whether no established flow has the tuple, or one that is over and is taken away for it. */
 static __always_inline bool established_yields(const struct flow_key *reverse)
 {
-	struct flow *holder = bpf_map_lookup_elem(&flows, reverse);
+	struct flow *holder = flow_table_lookup(reverse);
 	struct flow_key other;
 
 	if (!holder)
@@ -171,8 +172,8 @@ static __always_inline bool established_yields(const struct flow_key *reverse)
 	flow_other_key(&other, reverse, &holder->to);
 	if (holder->action == FLOW_FOREIGN || !flow_is_over(holder, &other))
 		return false;
-	bpf_map_delete_elem(&flows, &other);
-	bpf_map_delete_elem(&flows, reverse);
+	flow_table_delete(&other);
+	flow_table_delete(reverse);
 	return true;
 }
 
@@ -228,22 +229,26 @@ static __always_inline bool flow_rebuild(const struct packet *packet, const stru
 static __always_inline struct flow *flow_establish(const struct flow_key *key, struct flow *forward,
 						   const struct flow_key *other, struct flow *reverse)
 {
-	struct flow half;
+	struct scratch *scratch = scratch_find();
+	struct flow *half;
 
-	__builtin_memcpy(&half, reverse, sizeof(half));
-	half.state = FLOW_ESTABLISHED;
-	if (bpf_map_update_elem(&flows, other, &half, BPF_ANY))
+	if (!scratch)
 		return NULL;
-	__builtin_memcpy(&half, forward, sizeof(half));
-	half.state = FLOW_ESTABLISHED;
-	if (bpf_map_update_elem(&flows, key, &half, BPF_ANY)) {
-		bpf_map_delete_elem(&flows, other);
+	half = &scratch->half;
+	*half = *reverse;
+	half->state = FLOW_ESTABLISHED;
+	if (flow_table_update(other, half, BPF_ANY))
+		return NULL;
+	*half = *forward;
+	half->state = FLOW_ESTABLISHED;
+	if (flow_table_update(key, half, BPF_ANY)) {
+		flow_table_delete(other);
 		return NULL;
 	}
 	bpf_map_delete_elem(&embryos, key);
 	bpf_map_delete_elem(&embryos, other);
 	count(flow_established);
-	return bpf_map_lookup_elem(&flows, key);
+	return flow_table_lookup(key);
 }
 
 enum flow_result {
@@ -291,12 +296,12 @@ static __noinline int flow_lookup_embryo(struct packet *packet, struct flow_view
 }
 
 /*
- * The half a packet belongs to. FLOW_HIT: `view` says what to do with it. Reads one entry of `flows` where
- * the flow is established.
+ * The half a packet belongs to. FLOW_HIT: `view` says what to do with it. Reads one entry of the flow
+ * table where the flow is established.
  */
 static __always_inline enum flow_result flow_lookup(struct packet *packet, struct flow_view *view)
 {
-	struct flow *flow = bpf_map_lookup_elem(&flows, &packet->key);
+	struct flow *flow = flow_table_lookup(&packet->key);
 
 	if (!flow)
 		return flow_lookup_embryo(packet, view);
@@ -317,8 +322,9 @@ static __always_inline enum flow_result flow_lookup(struct packet *packet, struc
  */
 static __always_inline void flow_record_foreign(const struct packet *packet, const struct flow_key *inbound)
 {
-	struct flow half = {};
-	struct flow *known = bpf_map_lookup_elem(&flows, inbound);
+	struct flow *known = flow_table_lookup(inbound);
+	struct scratch *scratch = scratch_find();
+	struct flow *half;
 
 	if (known) {
 		if (known->action != FLOW_FOREIGN)
@@ -329,11 +335,15 @@ static __always_inline void flow_record_foreign(const struct packet *packet, con
 	}
 	if (packet->tcp_flags & TCP_RST || bpf_map_lookup_elem(&embryos, inbound))
 		return;
-	half.seal = flow_seal(inbound);
-	half.last_seen = flow_now();
-	half.action = FLOW_FOREIGN;
-	half.half = FLOW_HALF_REVERSE;
-	if (!bpf_map_update_elem(&flows, inbound, &half, BPF_NOEXIST))
+	if (!scratch)
+		return;
+	half = &scratch->half;
+	__builtin_memset(half, 0, sizeof(*half));
+	half->seal = flow_seal(inbound);
+	half->last_seen = flow_now();
+	half->action = FLOW_FOREIGN;
+	half->half = FLOW_HALF_REVERSE;
+	if (!flow_table_update(inbound, half, BPF_NOEXIST))
 		count(flow_foreign);
 }
 

@@ -68,20 +68,27 @@ struct {
 
 /*
  * Flows that both sides have agreed to: two entries each, and the foreign ones: one. Written by programs
- * (flow.h); removed by the sweep. Never an LRU, which would evict the half that is not read. Full: the new
- * flow is refused and counted, the established ones stay.
+ * (flow_table.h); removed by the sweep. Never an LRU, which would evict the half that is not read. Full: the
+ * new flow is refused and counted, the established ones stay.
  */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct flow_key_ipv4);
+	__type(value, struct flow);
+	__uint(max_entries, 524288);
+} flows_ipv4 SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct flow_key);
 	__type(value, struct flow);
-	__uint(max_entries, 524288);
-} flows SEC(".maps");
+	__uint(max_entries, 262144);
+} flows_ipv6 SEC(".maps");
 
 /*
  * Flows whose client has not been heard again since the backend's answer. Written by programs (flow.h). An
- * entry moves to flows with the client's first answer, or is evicted by younger ones: a SYN flood churns
- * this table alone.
+ * entry moves to the flow table with the client's first answer, or is evicted by younger ones: a SYN flood
+ * churns this map alone.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -6,16 +6,45 @@
  */
 #include "sweep.h"
 
-SEC("iter/bpf_map_elem")
-int sweep_embryos(struct bpf_iter__bpf_map_elem *context)
+static __always_inline int sweep_element(struct bpf_iter__bpf_map_elem *context, enum sweep_table table)
 {
-	return sweep_element(context, &embryos);
+	struct flow_key *found = context->key;
+	struct flow *flow = context->value;
+	struct flow_key key;
+
+	if (!found || !flow)
+		return 0;
+	sweep_pause(context);
+	key = *found;
+	return sweep_half(table, &key, flow);
 }
 
 SEC("iter/bpf_map_elem")
-int sweep_flows(struct bpf_iter__bpf_map_elem *context)
+int sweep_embryos(struct bpf_iter__bpf_map_elem *context)
 {
-	return sweep_element(context, &flows);
+	return sweep_element(context, SWEEP_EMBRYOS);
+}
+
+SEC("iter/bpf_map_elem")
+int sweep_flows_ipv6(struct bpf_iter__bpf_map_elem *context)
+{
+	return sweep_element(context, SWEEP_FLOWS);
+}
+
+SEC("iter/bpf_map_elem")
+int sweep_flows_ipv4(struct bpf_iter__bpf_map_elem *context)
+{
+	struct flow_key_ipv4 *found = context->key;
+	struct flow *flow = context->value;
+	struct flow_key_ipv4 packed;
+	struct flow_key key;
+
+	if (!found || !flow)
+		return 0;
+	sweep_pause(context);
+	packed = *found;
+	flow_key_unpack(&key, &packed);
+	return sweep_half(SWEEP_FLOWS, &key, flow);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -6,11 +6,18 @@
 #include <stdbool.h>
 #include <linux/in.h>
 
+#include "flow_table.h"
 #include "maps.h"
 #include "tuple.h"
 
 /* A byte is written for that many elements. */
 #define SWEEP_PIECE 4096
+
+/* What is swept. */
+enum sweep_table {
+	SWEEP_EMBRYOS,
+	SWEEP_FLOWS,
+};
 
 /* The parts of the kernel's iterator context that we read, found by BTF (kernel/bpf/map_iter.c). */
 struct seq_file;
@@ -27,6 +34,19 @@ struct bpf_iter__bpf_map_elem {
 	void *key;
 	void *value;
 } __attribute__((preserve_access_index));
+
+static __always_inline struct flow *sweep_lookup(enum sweep_table table, const struct flow_key *key)
+{
+	return table == SWEEP_EMBRYOS ? bpf_map_lookup_elem(&embryos, key) : flow_table_lookup(key);
+}
+
+static __always_inline void sweep_delete(enum sweep_table table, const struct flow_key *key)
+{
+	if (table == SWEEP_EMBRYOS)
+		bpf_map_delete_elem(&embryos, key);
+	else
+		flow_table_delete(key);
+}
 
 static __always_inline void usage_note(void *usage, __u32 index, __u32 epoch)
 {
@@ -68,7 +88,7 @@ static __always_inline __u32 sweep_shortest(const struct sweep_settings *setting
  * Whether the flow has been idle too long: as long as its younger half. The other half is looked up only
  * where this one alone would not keep the flow.
  */
-static __always_inline bool sweep_expired(const struct sweep_settings *settings, void *table,
+static __always_inline bool sweep_expired(const struct sweep_settings *settings, enum sweep_table table,
 					  const struct flow_key *other, const struct flow *flow)
 {
 	__u32 now = bpf_jiffies64();
@@ -77,36 +97,38 @@ static __always_inline bool sweep_expired(const struct sweep_settings *settings,
 
 	if ((__s32)idle < 0 || idle < sweep_shortest(settings))
 		return false;
-	peer = flow->action == FLOW_FOREIGN ? NULL : bpf_map_lookup_elem(table, other);
+	peer = flow->action == FLOW_FOREIGN ? NULL : sweep_lookup(table, other);
 	if (peer && now - peer->last_seen < idle)
 		idle = now - peer->last_seen;
 	return idle >= sweep_timeout(settings, flow, peer, other->protocol);
 }
 
-static __always_inline int sweep_element(struct bpf_iter__bpf_map_elem *context, void *table)
+/* Ends a piece of the walk at every SWEEP_PIECE elements. */
+static __always_inline void sweep_pause(struct bpf_iter__bpf_map_elem *context)
 {
 	struct bpf_iter_meta *meta = context->meta;
-	struct flow *flow = context->value;
-	struct flow_key *found = context->key;
-	struct flow_key key, other;
+
+	if (meta->seq_num && meta->seq_num % SWEEP_PIECE == 0)
+		bpf_seq_write(meta->seq, "", 1);
+}
+
+/* One half, by its key and its value in the table. */
+static __always_inline int sweep_half(enum sweep_table table, const struct flow_key *key, const struct flow *flow)
+{
 	struct sweep_settings *settings;
+	struct flow_key other;
 	struct tuple to;
 	__u32 zero = 0;
 
-	if (!found || !flow)
-		return 0;
-	if (meta->seq_num && meta->seq_num % SWEEP_PIECE == 0)
-		bpf_seq_write(meta->seq, "", 1);
 	settings = bpf_map_lookup_elem(&sweep_config, &zero);
 	if (!settings)
 		return 0;
-	__builtin_memcpy(&key, found, sizeof(key));
 	to = flow->to;
-	flow_other_key(&other, &key, &to);
+	flow_other_key(&other, key, &to);
 	if (sweep_expired(settings, table, &other, flow)) {
-		bpf_map_delete_elem(table, &key);
+		sweep_delete(table, key);
 		if (flow->action != FLOW_FOREIGN)
-			bpf_map_delete_elem(table, &other);
+			sweep_delete(table, &other);
 		return 0;
 	}
 	if (flow->action == FLOW_FOREIGN)

@@ -17,7 +17,7 @@
 #include <linux/types.h>
 
 /* Bumped whenever a record below changes shape or meaning. The agent refuses maps of another layout. */
-#define WEIR_LAYOUT_VERSION 1
+#define WEIR_LAYOUT_VERSION 2
 
 /* An address in network byte order; v4-mapped for IPv4. */
 struct address {
@@ -135,6 +135,17 @@ struct flow_key {
 	__u8 pad;
 } __attribute__((aligned(8)));
 
+/* The same in less: what established flows of IPv4 are found by. */
+struct flow_key_ipv4 {
+	__be32 source;
+	__be32 destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u16 edge;
+	__u8 protocol;
+	__u8 pad;
+};
+
 /* What to do with a packet of the flow, once rewritten. */
 enum flow_action {
 	FLOW_STACK = 0,	  /* hand it to the network stack */
@@ -246,7 +257,7 @@ struct device {
 /* Per CPU. Why packets were dropped, rejected or left alone; the names are the metric labels. */
 struct packet_counters {
 	/* dropped */
-	__u64 drop_flow_table_full;	 /* a client's answer found no room in flows */
+	__u64 drop_flow_table_full;	 /* a client's answer found no room in the flow table */
 	__u64 drop_snat_ports_exhausted; /* no source port left toward this backend */
 	__u64 drop_snat_no_address;	 /* the device toward the backend has no address of the family */
 	__u64 drop_snat_orphan;		 /* to the SNAT port range, of no flow, socket or foreign flow */

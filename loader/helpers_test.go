@@ -22,7 +22,7 @@ import (
 
 // smallSizes keep the maps of a test small.
 var smallSizes = weirmaps.Sizes{
-	Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 64, Flows: 64, Embryos: 64, Devices: 64,
+	Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 64, FlowsIPv4: 64, FlowsIPv6: 64, Embryos: 64, Devices: 64,
 }
 
 var testConstants = Constants{SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 250}

@@ -37,13 +37,15 @@ func (c Constants) variables() map[string]any {
 
 // Programs are the loaded programs; each is described at the head of its .bpf.c.
 type Programs struct {
-	NodeXDP      *ebpf.Program `ebpf:"node_xdp"`
-	NodeIngress  *ebpf.Program `ebpf:"node_ingress"`
-	NodeEgress   *ebpf.Program `ebpf:"node_egress"`
-	PodIngress   *ebpf.Program `ebpf:"pod_ingress"`
-	PodEgress    *ebpf.Program `ebpf:"pod_egress"`
-	SweepFlows   *ebpf.Program `ebpf:"sweep_flows"`
-	SweepEmbryos *ebpf.Program `ebpf:"sweep_embryos"`
+	NodeXDP     *ebpf.Program `ebpf:"node_xdp"`
+	NodeIngress *ebpf.Program `ebpf:"node_ingress"`
+	NodeEgress  *ebpf.Program `ebpf:"node_egress"`
+	PodIngress  *ebpf.Program `ebpf:"pod_ingress"`
+	PodEgress   *ebpf.Program `ebpf:"pod_egress"`
+
+	SweepFlowsIPv4 *ebpf.Program `ebpf:"sweep_flows_ipv4"`
+	SweepFlowsIPv6 *ebpf.Program `ebpf:"sweep_flows_ipv6"`
+	SweepEmbryos   *ebpf.Program `ebpf:"sweep_embryos"`
 
 	SocketConnect4     *ebpf.Program `ebpf:"socket_connect4"`
 	SocketConnect6     *ebpf.Program `ebpf:"socket_connect6"`

@@ -208,7 +208,7 @@ func socketService(name string, protocol compile.Protocol, frontend string, back
 
 // TestSocketEdge talks through the hooks with real sockets: the application reaches a backend and sees the frontend.
 func TestSocketEdge(t *testing.T) {
-	set, err := maps.New(maps.Sizes{Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 64, Flows: 64, Embryos: 64, Devices: 16})
+	set, err := maps.New(maps.Sizes{Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 64, FlowsIPv4: 64, FlowsIPv6: 64, Embryos: 64, Devices: 16})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // LayoutVersion is WEIR_LAYOUT_VERSION of bpf/types.h.
-const LayoutVersion = 1
+const LayoutVersion = 2
 
 // Errors that callers tell apart.
 var (
@@ -31,7 +31,8 @@ type Set struct {
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Devices      *ebpf.Map `ebpf:"devices"`
 	Embryos      *ebpf.Map `ebpf:"embryos"`
-	Flows        *ebpf.Map `ebpf:"flows"`
+	FlowsIPv4    *ebpf.Map `ebpf:"flows_ipv4"`
+	FlowsIPv6    *ebpf.Map `ebpf:"flows_ipv6"`
 	Frontends    *ebpf.Map `ebpf:"frontends"`
 	NodeAddrs    *ebpf.Map `ebpf:"node_addrs"`
 	ServiceNames *ebpf.Map `ebpf:"service_names"`

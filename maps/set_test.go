@@ -15,7 +15,7 @@ import (
 )
 
 func tinySizes() Sizes {
-	return Sizes{Services: 8, Frontends: 16, Backends: 32, SlotBlocks: 64, Flows: 128, Embryos: 256, Devices: 4}
+	return Sizes{Services: 8, Frontends: 16, Backends: 32, SlotBlocks: 64, FlowsIPv4: 128, FlowsIPv6: 128, Embryos: 256, Devices: 4}
 }
 
 // pinDir returns a directory in a bpffs of the test's own.
@@ -50,7 +50,7 @@ func TestCreateOpensWhatIsPinned(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := tinySizes()
-	asked.Flows *= 2
+	asked.FlowsIPv4 *= 2
 	for what, set := range map[string]*Set{"Create": mustCreate(t, dir, asked), "Open": mustOpen(t, dir)} {
 		var name ServiceName
 		if err := set.ServiceNames.Lookup(uint32(3), &name); err != nil || name.Id != 2 || name.String() != "default/web" {

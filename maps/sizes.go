@@ -13,20 +13,22 @@ type Sizes struct {
 	Frontends  uint32
 	Backends   uint32
 	SlotBlocks uint32 // of 16 slots each
-	Flows      uint32 // halves: two for each connection
-	Embryos    uint32 // halves
+	FlowsIPv4  uint32 // halves: two for each connection
+	FlowsIPv6  uint32 // halves
+	Embryos    uint32 // halves, of both families
 	Devices    uint32
 }
 
 // DefaultSizes fit a node of a cluster with 10,000 Services of 10 endpoints each. The slots are 64 MiB, the
-// flow tables 100 MiB, and the counters 8 MiB for each CPU.
+// flow maps 156 MiB, and the counters 8 MiB for each CPU.
 func DefaultSizes() Sizes {
 	return Sizes{
 		Services:   65536,
 		Frontends:  131072,
 		Backends:   131072,
 		SlotBlocks: 1 << 20,
-		Flows:      524288,
+		FlowsIPv4:  524288,
+		FlowsIPv6:  262144,
 		Embryos:    131072,
 		Devices:    16384,
 	}
@@ -53,7 +55,8 @@ func (s *Sizes) of(set *Set) []sizeOf {
 		{bpfMapBackendStats, set.BackendStats, &s.Backends, 1},
 		{bpfMapBackendUsage, set.BackendUsage, &s.Backends, 1},
 		{bpfMapSlots, set.Slots, &s.SlotBlocks, 1},
-		{bpfMapFlows, set.Flows, &s.Flows, 1},
+		{bpfMapFlowsIpv4, set.FlowsIPv4, &s.FlowsIPv4, 1},
+		{bpfMapFlowsIpv6, set.FlowsIPv6, &s.FlowsIPv6, 1},
 		{bpfMapEmbryos, set.Embryos, &s.Embryos, 1},
 		{bpfMapDevices, set.Devices, &s.Devices, 1},
 	}

@@ -17,6 +17,7 @@ type (
 	Backend        = bpfBackend
 	Tuple          = bpfTuple
 	FlowKey        = bpfFlowKey
+	FlowKeyIPv4    = bpfFlowKeyIpv4
 	FlowAction     = bpfFlowAction
 	FlowHalf       = bpfFlowHalf
 	FlowState      = bpfFlowState

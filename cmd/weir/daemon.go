@@ -144,7 +144,7 @@ func (d *daemon) makeControlplane() error {
 		Applied:   func(store.Key, time.Time, time.Time) { wake(d.changed); wake(d.applied) },
 	})
 	d.sweeper, err = sweep.New(sweep.Options{
-		Set: d.set, Flows: d.programs.SweepFlows, Embryos: d.programs.SweepEmbryos, Applier: d.applier,
+		Set: d.set, Programs: d.programs, Applier: d.applier,
 		Timeouts: sweep.DefaultTimeouts(), Interval: sweepEvery,
 		JiffiesPerSecond: d.features.JiffiesPerSecond, Log: d.log,
 	})

@@ -144,7 +144,8 @@ func (d *daemon) sizeProblems() []compile.Problem {
 		{"--max-frontends", d.set.Frontends, d.config.sizes.Frontends},
 		{"--max-backends", d.set.Backends, d.config.sizes.Backends},
 		{"--max-slot-blocks", d.set.Slots, d.config.sizes.SlotBlocks},
-		{"--max-flows", d.set.Flows, d.config.sizes.Flows},
+		{"--max-flows", d.set.FlowsIPv4, d.config.sizes.FlowsIPv4},
+		{"--max-flows-ipv6", d.set.FlowsIPv6, d.config.sizes.FlowsIPv6},
 		{"--max-embryos", d.set.Embryos, d.config.sizes.Embryos},
 		{"--max-devices", d.set.Devices, d.config.sizes.Devices},
 	} {

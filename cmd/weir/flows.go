@@ -81,11 +81,11 @@ func readFlows(bpffs string, filter flowFilter) ([]flowView, error) {
 	if err != nil {
 		return nil, err
 	}
-	flows, err := readAll[maps.FlowKey, maps.Flow](set.Flows)
+	flows, err := readFlowTable(set.FlowTable())
 	if err != nil {
 		return nil, err
 	}
-	embryos, err := readAll[maps.FlowKey, maps.Flow](set.Embryos)
+	embryos, err := readFlowTable(set.EmbryoTable())
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +103,16 @@ func readFlows(bpffs string, filter flowFilter) ([]flowView, error) {
 	}
 	sortFlows(wanted)
 	return wanted, nil
+}
+
+// readFlowTable reads a whole table.
+func readFlowTable(table maps.FlowTable) (map[maps.FlowKey]maps.Flow, error) {
+	flows := map[maps.FlowKey]maps.Flow{}
+	err := table.Each(func(key maps.FlowKey, flow maps.Flow) bool {
+		flows[key] = flow
+		return true
+	})
+	return flows, err
 }
 
 // readNames returns the names of services by their ids.

@@ -28,7 +28,7 @@ func newSet(t testing.TB, sizes maps.Sizes) *maps.Set {
 }
 
 func smallSizes() maps.Sizes {
-	return maps.Sizes{Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 1024, Flows: 64, Embryos: 64, Devices: 16}
+	return maps.Sizes{Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 1024, FlowsIPv4: 64, FlowsIPv6: 64, Embryos: 64, Devices: 16}
 }
 
 func newApplier(t testing.TB, set *maps.Set) *Applier {

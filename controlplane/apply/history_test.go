@@ -44,9 +44,9 @@ type history struct {
 }
 
 func newHistory(t *testing.T, seed uint64, cramped bool) *history {
-	sizes := maps.Sizes{Services: 16, Frontends: 32, Backends: 64, SlotBlocks: 1200, Flows: 16, Embryos: 16, Devices: 4}
+	sizes := maps.Sizes{Services: 16, Frontends: 32, Backends: 64, SlotBlocks: 1200, FlowsIPv4: 16, FlowsIPv6: 16, Embryos: 16, Devices: 4}
 	if cramped {
-		sizes = maps.Sizes{Services: 5, Frontends: 7, Backends: 9, SlotBlocks: 90, Flows: 16, Embryos: 16, Devices: 4}
+		sizes = maps.Sizes{Services: 5, Frontends: 7, Backends: 9, SlotBlocks: 90, FlowsIPv4: 16, FlowsIPv6: 16, Embryos: 16, Devices: 4}
 	}
 	h := &history{
 		Rand: rand.New(rand.NewPCG(seed, 1)), t: t, set: newSet(t, sizes), cramped: cramped,

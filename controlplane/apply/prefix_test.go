@@ -55,7 +55,7 @@ type life struct {
 
 func newLife(t *testing.T) *life {
 	set := newSet(t, maps.Sizes{
-		Services: 8, Frontends: 8, Backends: 16, SlotBlocks: 200, Flows: 16, Embryos: 16, Devices: 4,
+		Services: 8, Frontends: 8, Backends: 16, SlotBlocks: 200, FlowsIPv4: 16, FlowsIPv6: 16, Embryos: 16, Devices: 4,
 	})
 	l := &life{t: t, set: set, reader: newReader(t, set)}
 	l.start()

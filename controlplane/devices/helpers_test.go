@@ -197,7 +197,7 @@ func (f *fakeAttacher) setFailure(name string, err error) {
 func newSet(t *testing.T) *weirmaps.Set {
 	t.Helper()
 	set, err := weirmaps.New(weirmaps.Sizes{
-		Services: 8, Frontends: 8, Backends: 8, SlotBlocks: 8, Flows: 8, Embryos: 8, Devices: 1024,
+		Services: 8, Frontends: 8, Backends: 8, SlotBlocks: 8, FlowsIPv4: 8, FlowsIPv6: 8, Embryos: 8, Devices: 1024,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/weir-lb/weir/controlplane/apply"
+	"github.com/weir-lb/weir/loader"
 	"github.com/weir-lb/weir/maps"
 )
 
@@ -42,7 +43,7 @@ func DefaultTimeouts() Timeouts {
 // Options are what a Sweeper works with.
 type Options struct {
 	Set              *maps.Set
-	Flows, Embryos   *ebpf.Program // the iterators sweep_flows and sweep_embryos
+	Programs         *loader.Programs // those that sweep
 	Applier          *apply.Applier
 	Timeouts         Timeouts
 	Interval         time.Duration // from the end of one sweep to the beginning of the next
@@ -93,17 +94,33 @@ func (s *Sweeper) Once(ctx context.Context) error {
 	if err := s.configure(); err != nil {
 		return err
 	}
-	embryos, err := walk(ctx, s.options.Embryos, s.options.Set.Embryos)
-	if err != nil {
-		return fmt.Errorf("sweep embryos: %w", err)
-	}
-	flows, err := walk(ctx, s.options.Flows, s.options.Set.Flows)
-	if err != nil {
-		return fmt.Errorf("sweep flows: %w", err)
+	var done work
+	for _, part := range s.parts() {
+		walked, err := walk(ctx, part.program, part.table)
+		if err != nil {
+			return fmt.Errorf("sweep %s: %w", part.table, err)
+		}
+		done.add(walked)
 	}
 	s.options.Log.Debug("flow tables swept", zap.Uint32("epoch", s.epoch), zap.Duration("took", time.Since(start)),
-		zap.Int("pieces", embryos.pieces+flows.pieces), zap.Duration("longest", max(embryos.longest, flows.longest)))
+		zap.Int("pieces", done.pieces), zap.Duration("longest", done.longest))
 	return s.options.Applier.EndSweep(sweep, s.epoch)
+}
+
+// part is one walk of a sweep.
+type part struct {
+	program *ebpf.Program
+	table   *ebpf.Map
+}
+
+// parts returns the walks in their order.
+func (s *Sweeper) parts() []part {
+	programs, set := s.options.Programs, s.options.Set
+	return []part{
+		{programs.SweepEmbryos, set.Embryos},
+		{programs.SweepFlowsIPv4, set.FlowsIPv4},
+		{programs.SweepFlowsIPv6, set.FlowsIPv6},
+	}
 }
 
 // configure begins a new epoch, and tells the programs it and the timeouts in jiffies.
@@ -134,6 +151,11 @@ func (s *Sweeper) configure() error {
 type work struct {
 	pieces  int
 	longest time.Duration // of the pieces: for so long a CPU did nothing else
+}
+
+func (w *work) add(other work) {
+	w.pieces += other.pieces
+	w.longest = max(w.longest, other.longest)
 }
 
 // walk runs the iterator over a whole table. The program writes a byte for every few thousand elements, and

@@ -25,12 +25,13 @@ type bench struct {
 	sweeper *Sweeper
 	applier *apply.Applier
 	now     uint32 // jiffies when the test began
+	ipv6    bool   // its flows are
 }
 
 func newBench(t testing.TB, flows uint32) *bench {
 	t.Helper()
 	set, err := maps.New(maps.Sizes{
-		Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 64, Flows: flows, Embryos: 8192, Devices: 4,
+		Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 64, FlowsIPv4: flows, FlowsIPv6: flows, Embryos: 8192, Devices: 4,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +54,7 @@ func newBench(t testing.TB, flows uint32) *bench {
 func (b *bench) newSweeper(t testing.TB, programs *loader.Programs) *Sweeper {
 	t.Helper()
 	sweeper, err := New(Options{
-		Set: b.set, Flows: programs.SweepFlows, Embryos: programs.SweepEmbryos, Applier: b.applier,
+		Set: b.set, Programs: programs, Applier: b.applier,
 		Timeouts: Timeouts{
 			Unanswered: 30 * time.Second, TCP: 1000 * time.Second, TCPClosing: 40 * time.Second,
 			UDP: 100 * time.Second, Foreign: 2000 * time.Second,
@@ -91,17 +92,23 @@ type half struct {
 }
 
 // flowOf returns the keys of the nth flow's halves.
-func flowOf(n int, protocol uint8) (forward, reverse maps.FlowKey) {
-	client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(n >> 16), byte(n >> 8)}), uint16(1024+n&0xff))
-	tuple := maps.TupleOf(client, netip.MustParseAddrPort("10.96.0.1:80"))
-	back := maps.TupleOf(netip.MustParseAddrPort("10.0.0.1:8080"), client)
+func (b *bench) flowOf(n int, protocol uint8) (forward, reverse maps.FlowKey) {
+	client := netip.AddrFrom4([4]byte{192, 0, byte(n >> 16), byte(n >> 8)})
+	frontend, backend := netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("10.0.0.1")
+	if b.ipv6 {
+		client = netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 12: 1, 13: byte(n >> 16), 14: byte(n >> 8)})
+		frontend, backend = netip.MustParseAddr("fd00:96::1"), netip.MustParseAddr("fd00::1")
+	}
+	from := netip.AddrPortFrom(client, uint16(1024+n&0xff))
+	tuple := maps.TupleOf(from, netip.AddrPortFrom(frontend, 80))
+	back := maps.TupleOf(netip.AddrPortFrom(backend, 8080), from)
 	return maps.FlowKey{Tuple: tuple, Protocol: protocol}, maps.FlowKey{Tuple: back, Protocol: protocol}
 }
 
 // put writes the nth flow; a half that is nil is lost.
-func (b *bench) put(t testing.TB, table *ebpf.Map, n int, protocol uint8, action maps.FlowAction, forward, reverse *half) {
+func (b *bench) put(t testing.TB, table maps.FlowTable, n int, protocol uint8, action maps.FlowAction, forward, reverse *half) {
 	t.Helper()
-	key, other := flowOf(n, protocol)
+	key, other := b.flowOf(n, protocol)
 	for _, entry := range []struct {
 		key  maps.FlowKey
 		to   maps.Tuple
@@ -115,7 +122,7 @@ func (b *bench) put(t testing.TB, table *ebpf.Map, n int, protocol uint8, action
 			To: entry.to, Action: action, Half: entry.kind, State: entry.half.state, Service: 5, Backend: 7,
 			LastSeen: b.now - uint32(entry.half.idle*jiffiesPerSecond),
 		}
-		if err := table.Put(&entry.key, &flow); err != nil {
+		if err := table.Put(entry.key, flow); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -129,13 +136,12 @@ func (b *bench) once(t testing.TB) {
 }
 
 // there returns which halves of a flow a table has.
-func there(t testing.TB, table *ebpf.Map, n int, protocol uint8) string {
+func (b *bench) there(t testing.TB, table maps.FlowTable, n int, protocol uint8) string {
 	t.Helper()
-	forward, reverse := flowOf(n, protocol)
+	forward, reverse := b.flowOf(n, protocol)
 	found := ""
 	for what, key := range map[string]maps.FlowKey{"forward": forward, "reverse": reverse} {
-		var flow maps.Flow
-		err := table.Lookup(&key, &flow)
+		_, err := table.Lookup(key)
 		if err == nil && found != "" {
 			return "both"
 		}
@@ -149,10 +155,17 @@ func there(t testing.TB, table *ebpf.Map, n int, protocol uint8) string {
 }
 
 func TestIdleFlowsAreRemoved(t *testing.T) {
+	for _, ipv6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("ipv6=%v", ipv6), func(t *testing.T) { testIdleFlowsAreRemoved(t, ipv6) })
+	}
+}
+
+func testIdleFlowsAreRemoved(t *testing.T, ipv6 bool) {
 	const tcp, udp = 6, 17
 	established := func(idle int) *half { return &half{maps.FlowEstablished, idle} }
 	closing := func(idle int) *half { return &half{maps.FlowClosing, idle} }
 	b := newBench(t, 1024)
+	b.ipv6 = ipv6
 	for n, test := range []struct {
 		what             string
 		embryo           bool
@@ -184,13 +197,13 @@ func TestIdleFlowsAreRemoved(t *testing.T) {
 		{"foreign UDP idle for too long", false, udp, maps.FlowForeign, nil, established(101), ""},
 		{"from a tick ahead", false, tcp, maps.FlowStack, established(-1), established(-1), "both"},
 	} {
-		table := b.set.Flows
+		table := b.set.FlowTable()
 		if test.embryo {
-			table = b.set.Embryos
+			table = b.set.EmbryoTable()
 		}
 		b.put(t, table, n, test.protocol, test.action, test.forward, test.reverse)
 		b.once(t)
-		if got := there(t, table, n, test.protocol); got != test.want {
+		if got := b.there(t, table, n, test.protocol); got != test.want {
 			t.Errorf("%s: %q is there, want %q", test.what, got, test.want)
 		}
 	}
@@ -220,21 +233,21 @@ func TestLivingFlowsAreNoted(t *testing.T) {
 		}
 	}
 	expect("no flow", 0)
-	b.put(t, b.set.Flows, 1, 6, maps.FlowStack, established, established)
+	b.put(t, b.set.FlowTable(), 1, 6, maps.FlowStack, established, established)
 	expect("a flow", 2)
-	forward, reverse := flowOf(1, 6)
-	if err := errors.Join(b.set.Flows.Delete(&forward), b.set.Flows.Delete(&reverse)); err != nil {
+	forward, reverse := b.flowOf(1, 6)
+	if err := errors.Join(b.set.FlowTable().Delete(forward), b.set.FlowTable().Delete(reverse)); err != nil {
 		t.Fatal(err)
 	}
 	expect("gone", 2)
-	b.put(t, b.set.Embryos, 2, 6, maps.FlowStack, &half{maps.FlowUnanswered, 0}, nil)
+	b.put(t, b.set.EmbryoTable(), 2, 6, maps.FlowStack, &half{maps.FlowUnanswered, 0}, nil)
 	expect("half an embryo", 4)
-	b.put(t, b.set.Flows, 3, 6, maps.FlowForeign, nil, established)
-	b.put(t, b.set.Embryos, 2, 6, maps.FlowStack, &half{maps.FlowUnanswered, 100}, nil)
+	b.put(t, b.set.FlowTable(), 3, 6, maps.FlowForeign, nil, established)
+	b.put(t, b.set.EmbryoTable(), 2, 6, maps.FlowStack, &half{maps.FlowUnanswered, 100}, nil)
 	expect("a foreign flow and an expired embryo", 4)
 
-	b.sweeper = b.newSweeper(t, &loader.Programs{SweepFlows: b.sweeper.options.Flows, SweepEmbryos: b.sweeper.options.Embryos})
-	b.put(t, b.set.Flows, 1, 6, maps.FlowStack, established, nil)
+	b.sweeper = b.newSweeper(t, b.sweeper.options.Programs)
+	b.put(t, b.set.FlowTable(), 1, 6, maps.FlowStack, established, nil)
 	expect("after a restart", 6)
 }
 
@@ -258,7 +271,7 @@ func (b *bench) fill(t testing.TB, flows int) {
 		if n%10 == 0 {
 			idle = 1001
 		}
-		b.put(t, b.set.Flows, n, 6, maps.FlowForward, &half{maps.FlowEstablished, idle}, &half{maps.FlowEstablished, idle})
+		b.put(t, b.set.FlowTable(), n, 6, maps.FlowForward, &half{maps.FlowEstablished, idle}, &half{maps.FlowEstablished, idle})
 	}
 }
 
@@ -268,7 +281,7 @@ func TestALargeTableIsSweptInPieces(t *testing.T) {
 	const flows = 30000
 	b.once(t) // the programs are told the timeouts
 	b.fill(t, flows)
-	done, err := walk(context.Background(), b.sweeper.options.Flows, b.set.Flows)
+	done, err := walk(context.Background(), b.sweeper.options.Programs.SweepFlowsIPv4, b.set.FlowsIPv4)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +290,7 @@ func TestALargeTableIsSweptInPieces(t *testing.T) {
 	}
 	b.once(t)
 	left := 0
-	if err := maps.Each(b.set.Flows, func(maps.FlowKey, maps.Flow) bool { left++; return true }); err != nil {
+	if err := b.set.FlowTable().Each(func(maps.FlowKey, maps.Flow) bool { left++; return true }); err != nil {
 		t.Fatal(err)
 	}
 	if want := 2 * flows * 9 / 10; left != want {
@@ -297,11 +310,11 @@ func BenchmarkSweep(b *testing.B) {
 			bench := newBench(b, 524288)
 			bench.once(b)
 			for n := range flows {
-				bench.put(b, bench.set.Flows, n, 6, maps.FlowForward, &half{maps.FlowEstablished, 0}, &half{maps.FlowEstablished, 0})
+				bench.put(b, bench.set.FlowTable(), n, 6, maps.FlowForward, &half{maps.FlowEstablished, 0}, &half{maps.FlowEstablished, 0})
 			}
 			longest := time.Duration(0)
 			for b.Loop() {
-				done, err := walk(context.Background(), bench.sweeper.options.Flows, bench.set.Flows)
+				done, err := walk(context.Background(), bench.sweeper.options.Programs.SweepFlowsIPv4, bench.set.FlowsIPv4)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -90,7 +90,7 @@ type hammer struct {
 // are, so that changes need what those just before them have left.
 func newHammer(t *testing.T) *hammer {
 	set, err := maps.New(maps.Sizes{
-		Services: 5, Frontends: 8, Backends: 128, SlotBlocks: 160, Flows: 1024, Embryos: 65536, Devices: 4,
+		Services: 5, Frontends: 8, Backends: 128, SlotBlocks: 160, FlowsIPv4: 1024, FlowsIPv6: 1024, Embryos: 65536, Devices: 4,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +232,7 @@ func (h *hammer) restart() (err error) {
 		return err
 	}
 	h.sweeper, err = sweep.New(sweep.Options{ // without timeouts: all flows end
-		Set: h.set, Flows: h.programs.SweepFlows, Embryos: h.programs.SweepEmbryos, Applier: h.applier,
+		Set: h.set, Programs: h.programs, Applier: h.applier,
 		JiffiesPerSecond: 100, Log: zap.NewNop(),
 	})
 	if err != nil {

@@ -91,11 +91,11 @@ func TestClientsAnswerEstablishes(t *testing.T) {
 // wantTables compares how many halves of flows there are.
 func (tr *trial) wantTables(flows, embryos int) {
 	tr.Helper()
-	established, err := tr.halves(tr.Maps.Flows)
+	established, err := tr.halves(tr.Maps.FlowTable())
 	if err != nil {
 		tr.Fatal(err)
 	}
-	unanswered, err := tr.halves(tr.Maps.Embryos)
+	unanswered, err := tr.halves(tr.Maps.EmbryoTable())
 	if err != nil {
 		tr.Fatal(err)
 	}

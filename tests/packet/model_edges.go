@@ -255,7 +255,7 @@ func (v *visit) recordForeign() {
 		}
 		return
 	}
-	if v.flags&tcpRST != 0 || v.embryos[inbound] != nil || len(v.flows) >= int(v.settings.Sizes.Flows) {
+	if v.flags&tcpRST != 0 || v.embryos[inbound] != nil || !v.hasRoom(1) {
 		return
 	}
 	v.flows[inbound] = &half{action: maps.FlowForeign, half: maps.FlowHalfReverse}

@@ -110,9 +110,26 @@ func (v *visit) rebuild(id flowID, h *half) (*half, found) {
 	return h, hit
 }
 
+// hasRoom tells whether so many halves fit into the flow table of the packet's family.
+func (v *visit) hasRoom(halves int) bool {
+	ipv4, room := v.tuple.from.Addr().Is4(), v.settings.Sizes.FlowsIPv6
+	if ipv4 {
+		room = v.settings.Sizes.FlowsIPv4
+	}
+	if len(v.flows)+halves <= int(room) {
+		return true
+	}
+	for id := range v.flows {
+		if id.tuple.from.Addr().Is4() == ipv4 {
+			halves++
+		}
+	}
+	return halves <= int(room)
+}
+
 // establish moves a pair of embryos to the flow table.
 func (v *visit) establish(id flowID, h *half, other flowID, peer *half) (*half, found) {
-	if len(v.flows)+2 > int(v.settings.Sizes.Flows) {
+	if !v.hasRoom(2) {
 		v.counters.DropFlowTableFull++
 		return nil, refused
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weir-lb/weir/controlplane/compile"
@@ -81,26 +80,25 @@ func (w *World) Traffic() (map[compile.ID]maps.Traffic, error) {
 }
 
 // halves reads a flow table.
-func (w *World) halves(table *ebpf.Map) (map[flowID]half, error) {
+func (w *World) halves(table maps.FlowTable) (map[flowID]half, error) {
 	names, err := w.names()
 	if err != nil {
 		return nil, fmt.Errorf("read the names of services: %w", err)
 	}
 	halves := make(map[flowID]half)
-	var key maps.FlowKey
-	var flow maps.Flow
-	entries := table.Iterate()
-	for entries.Next(&key, &flow) {
+	var bad error
+	err = table.Each(func(key maps.FlowKey, flow maps.Flow) bool {
 		id := flowID{tuple{key.Tuple.SourceAddrPort(), key.Tuple.DestinationAddrPort()}, key.Edge, key.Protocol}
 		h := half{action: flow.Action, half: flow.Half, state: flow.State}
 		if flow.Action != maps.FlowForeign {
 			if err := w.fill(&h, flow, names); err != nil {
-				return nil, fmt.Errorf("flow %v: %w", id, err)
+				bad = fmt.Errorf("flow %v: %w", id, err)
 			}
 		}
 		halves[id] = h
-	}
-	return halves, entries.Err()
+		return bad == nil
+	})
+	return halves, errors.Join(err, bad)
 }
 
 // fill fills in what foreign flows do not have.
@@ -124,8 +122,8 @@ func (w *World) fill(h *half, flow maps.Flow, names map[uint32]compile.ID) error
 
 // CheckState compares counters and flow tables with the model's.
 func (m *Model) CheckState(w *World) error {
-	return errors.Join(m.checkCounters(w), m.checkTraffic(w), checkTable("flows", w, w.Maps.Flows, m.flows),
-		checkTable("embryos", w, w.Maps.Embryos, m.embryos))
+	return errors.Join(m.checkCounters(w), m.checkTraffic(w), checkTable("flows", w, w.Maps.FlowTable(), m.flows),
+		checkTable("embryos", w, w.Maps.EmbryoTable(), m.embryos))
 }
 
 func (m *Model) checkCounters(w *World) error {
@@ -151,7 +149,7 @@ func (m *Model) checkTraffic(w *World) error {
 	return nil
 }
 
-func checkTable(name string, w *World, table *ebpf.Map, want map[flowID]*half) error {
+func checkTable(name string, w *World, table maps.FlowTable, want map[flowID]*half) error {
 	got, err := w.halves(table)
 	if err != nil {
 		return fmt.Errorf("read map %s: %w", name, err)
@@ -173,9 +171,8 @@ func flowKeyOf(id flowID) maps.FlowKey {
 }
 
 // remove takes a half out of a flow table, and of the model's.
-func remove(table *ebpf.Map, model map[flowID]*half, id flowID) error {
-	key := flowKeyOf(id)
-	if err := table.Delete(&key); err != nil {
+func remove(table maps.FlowTable, model map[flowID]*half, id flowID) error {
+	if err := table.Delete(flowKeyOf(id)); err != nil {
 		return fmt.Errorf("delete the half of %+v: %w", id, err)
 	}
 	delete(model, id)
@@ -188,7 +185,7 @@ func (m *Model) Evict(w *World, g *Generator) error {
 	if !ok || m.embryos[id] == nil {
 		return nil
 	}
-	return remove(w.Maps.Embryos, m.embryos, id)
+	return remove(w.Maps.EmbryoTable(), m.embryos, id)
 }
 
 // Sweep takes both halves of an established flow out, if the one it happens upon is one.
@@ -203,7 +200,7 @@ func (m *Model) Sweep(w *World, g *Generator) error {
 		halves = append(halves, id.other(h.to))
 	}
 	for _, half := range halves {
-		if err := remove(w.Maps.Flows, m.flows, half); err != nil {
+		if err := remove(w.Maps.FlowTable(), m.flows, half); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,7 @@ import (
 // crowded are settings with room for two flows.
 func crowded() *Settings {
 	settings := DefaultSettings()
-	settings.Sizes.Flows = 4
+	settings.Sizes.FlowsIPv4, settings.Sizes.FlowsIPv6 = 4, 4
 	return &settings
 }
 
@@ -48,7 +48,7 @@ func (tr *trial) forget(in Frame) {
 	id := flowID{tuple{in.From, in.To}, 0, uint8(tr.protocol)}
 	other := id.other(tr.model.flows[id].to)
 	for _, half := range []flowID{id, other} {
-		if err := remove(tr.Maps.Flows, tr.model.flows, half); err != nil {
+		if err := remove(tr.Maps.FlowTable(), tr.model.flows, half); err != nil {
 			tr.Fatal(err)
 		}
 	}
@@ -57,7 +57,7 @@ func (tr *trial) forget(in Frame) {
 // evict takes one half of an embryo out, as an LRU does.
 func (tr *trial) evict(half flowID) {
 	tr.Helper()
-	if err := remove(tr.Maps.Embryos, tr.model.embryos, half); err != nil {
+	if err := remove(tr.Maps.EmbryoTable(), tr.model.embryos, half); err != nil {
 		tr.Fatal(err)
 	}
 }
@@ -140,7 +140,7 @@ func TestFloodLeavesEstablishedFlows(t *testing.T) {
 		later := in.later()
 		result := tr.expectUnmodelled("eth0", later, Pass)
 		tr.compare(result, Pass, later.translated(later.From, translated.To).Bytes())
-		embryos, err := tr.halves(tr.Maps.Embryos)
+		embryos, err := tr.halves(tr.Maps.EmbryoTable())
 		if err != nil {
 			tr.Fatal(err)
 		}

@@ -35,7 +35,7 @@ type Settings struct {
 func DefaultSettings() Settings {
 	return Settings{
 		Sizes: maps.Sizes{
-			Services: 8, Frontends: 64, Backends: 16, SlotBlocks: 256, Flows: 4096, Embryos: 4096, Devices: 64,
+			Services: 8, Frontends: 64, Backends: 16, SlotBlocks: 256, FlowsIPv4: 4096, FlowsIPv6: 4096, Embryos: 4096, Devices: 64,
 		},
 		Constants: loader.Constants{
 			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 28, CsumIPv6Flag: true,
@@ -47,7 +47,7 @@ func DefaultSettings() Settings {
 func LargeSettings() Settings {
 	settings := DefaultSettings()
 	settings.Sizes = maps.Sizes{
-		Services: 64, Frontends: 256, Backends: 512, SlotBlocks: 4096, Flows: 32768, Embryos: 32768, Devices: 64,
+		Services: 64, Frontends: 256, Backends: 512, SlotBlocks: 4096, FlowsIPv4: 32768, FlowsIPv6: 32768, Embryos: 32768, Devices: 64,
 	}
 	return settings
 }
@@ -182,7 +182,7 @@ func (w *World) emptyOwn(name string) error {
 // Forget takes out the flows of a model that is right about them, and the counters; the services stay. It is
 // quicker than Reset.
 func (w *World) Forget(m *Model) error {
-	for table, halves := range map[*ebpf.Map]map[flowID]*half{w.Maps.Flows: m.flows, w.Maps.Embryos: m.embryos} {
+	for table, halves := range map[maps.FlowTable]map[flowID]*half{w.Maps.FlowTable(): m.flows, w.Maps.EmbryoTable(): m.embryos} {
 		for id := range halves {
 			if err := remove(table, halves, id); err != nil {
 				return err

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The maps of established flows: one for each family, since the short key of IPv4 is found 4 ns faster.
+ * Everybody else has struct flow_key, and does not know that there are two.
+ */
+#ifndef WEIR_FLOW_TABLE_H
+#define WEIR_FLOW_TABLE_H
+
+#include "address.h"
+#include "maps.h"
+
+static __always_inline bool flow_key_is_ipv4(const struct flow_key *key)
+{
+	return address_is_ipv4(&key->tuple.source);
+}
+
+static __always_inline void flow_key_pack(struct flow_key_ipv4 *packed, const struct flow_key *key)
+{
+	packed->source = address_ipv4(&key->tuple.source);
+	packed->destination = address_ipv4(&key->tuple.destination);
+	packed->source_port = key->tuple.source_port;
+	packed->destination_port = key->tuple.destination_port;
+	packed->edge = key->edge;
+	packed->protocol = key->protocol;
+	packed->pad = 0;
+}
+
+static __always_inline void flow_key_unpack(struct flow_key *key, const struct flow_key_ipv4 *packed)
+{
+	address_set_ipv4(&key->tuple.source, packed->source);
+	address_set_ipv4(&key->tuple.destination, packed->destination);
+	key->tuple.source_port = packed->source_port;
+	key->tuple.destination_port = packed->destination_port;
+	key->edge = packed->edge;
+	key->protocol = packed->protocol;
+	key->pad = 0;
+}
+
+static __always_inline struct flow *flow_table_lookup(const struct flow_key *key)
+{
+	struct flow_key_ipv4 packed;
+
+	if (!flow_key_is_ipv4(key))
+		return bpf_map_lookup_elem(&flows_ipv6, key);
+	flow_key_pack(&packed, key);
+	return bpf_map_lookup_elem(&flows_ipv4, &packed);
+}
+
+static __always_inline long flow_table_update(const struct flow_key *key, const struct flow *flow, __u64 flags)
+{
+	struct flow_key_ipv4 packed;
+
+	if (!flow_key_is_ipv4(key))
+		return bpf_map_update_elem(&flows_ipv6, key, flow, flags);
+	flow_key_pack(&packed, key);
+	return bpf_map_update_elem(&flows_ipv4, &packed, flow, flags);
+}
+
+static __always_inline void flow_table_delete(const struct flow_key *key)
+{
+	struct flow_key_ipv4 packed;
+
+	if (flow_key_is_ipv4(key)) {
+		flow_key_pack(&packed, key);
+		bpf_map_delete_elem(&flows_ipv4, &packed);
+	} else {
+		bpf_map_delete_elem(&flows_ipv6, key);
+	}
+}
+
+#endif
