@@ -17,7 +17,7 @@ import (
 
 // agentFlags are the flags of agent, as they were given.
 type agentFlags struct {
-	manifests     string
+	source        sourceFlags
 	nodeName      string
 	bpffs         string
 	devices       []string
@@ -35,7 +35,7 @@ type agentFlags struct {
 func newAgent() *cobra.Command {
 	var flags agentFlags
 	c := &cobra.Command{
-		Use:   "agent --manifests DIR",
+		Use:   "agent --kubeconfig FILE | --manifests DIR",
 		Short: "Run the agent: keep the maps as the Services are, and the programs attached",
 		Long: `Run the agent of a node: it keeps the maps as the Services are, and the programs attached to the node's and the
 pods' devices. What it leaves behind when it ends goes on forwarding; started again, it takes that up and changes
@@ -50,8 +50,8 @@ nothing that is right. weir cleanup removes everything.`,
 		}),
 	}
 	f := c.Flags()
-	f.StringVar(&flags.manifests, "manifests", "", "directory of Kubernetes YAML to serve (Service, EndpointSlice, Endpoints, Node), watched for changes")
-	f.StringVar(&flags.nodeName, "node-name", "", "name of this node in the manifests (default: the host's name)")
+	flags.source.add(c)
+	f.StringVar(&flags.nodeName, "node-name", "", "name of this node's Node object (default: the host's name)")
 	bpffsFlag(c, &flags.bpffs)
 	f.StringSliceVar(&flags.devices, "devices", nil, "devices that traffic from outside arrives by, like eth0,bond* (default: found by itself)")
 	f.StringVar(&flags.xdp, "xdp", "auto", "auto: where the driver does it without harm; native: where it can; generic; off")
@@ -90,7 +90,7 @@ func sizeFlags(c *cobra.Command, sizes *maps.Sizes) {
 
 // agentConfig is what an agent works with.
 type agentConfig struct {
-	manifests  string
+	source     sourceConfig
 	nodeName   string
 	bpffs      string
 	devices    []string
@@ -107,11 +107,12 @@ type agentConfig struct {
 // parse checks the flags. The error is a usageError.
 func (f agentFlags) parse() (agentConfig, error) {
 	config := agentConfig{
-		manifests: f.manifests, nodeName: f.nodeName, bpffs: f.bpffs, devices: f.devices,
+		nodeName: f.nodeName, bpffs: f.bpffs, devices: f.devices,
 		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, sizes: f.sizes,
 	}
-	if f.manifests == "" {
-		return config, usagef("nothing says what to serve: name a directory of Kubernetes YAML with --manifests")
+	var err error
+	if config.source, err = f.source.parse(); err != nil {
+		return config, err
 	}
 	if err := oneOf("--xdp", f.xdp, "auto", "native", "generic", "off"); err != nil {
 		return config, err
@@ -122,7 +123,6 @@ func (f agentFlags) parse() (agentConfig, error) {
 	if err := oneOf("--socket-lb", f.socketLB, "all", "host", "off"); err != nil {
 		return config, err
 	}
-	var err error
 	if config.snatPorts, err = parsePortRange(f.snatPorts); err != nil {
 		return config, usagef("--snat-ports: %w", err)
 	}

@@ -31,7 +31,7 @@ func runAgent(ctx context.Context, config agentConfig) error {
 	}
 	defer lock.Release()
 	first := status.Snapshot{
-		PID: os.Getpid(), Version: version, Node: config.nodeName, Source: "manifests " + config.manifests,
+		PID: os.Getpid(), Version: version, Node: config.nodeName, Source: config.source.String(),
 		BPFFS: config.bpffs, Kernel: release, Started: time.Now(), SNATPorts: config.snatPorts,
 	}
 	// What a predecessor has said of itself is not true of this agent.

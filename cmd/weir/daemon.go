@@ -4,19 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	clientset "k8s.io/client-go/kubernetes"
 
 	"github.com/weir-lb/weir/controlplane"
 	"github.com/weir-lb/weir/controlplane/apply"
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/devices"
-	"github.com/weir-lb/weir/controlplane/source"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/controlplane/store"
 	"github.com/weir-lb/weir/controlplane/sweep"
@@ -43,7 +42,8 @@ type daemon struct {
 	applier  *apply.Applier
 
 	store      *store.Store
-	source     *source.Manifests
+	client     clientset.Interface // of the API server; nil where manifests are served
+	source     objectSource
 	controller *controlplane.Controller
 	devices    *devices.Manager
 	sweeper    *sweep.Sweeper
@@ -65,19 +65,6 @@ func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
 		}
 	}
 	return d, nil
-}
-
-// makeSource makes what reads the objects, and the store that they go to.
-func (d *daemon) makeSource() error {
-	d.store = store.New(gatherFor)
-	state, err := status.Dir(pinsDir(d.config.bpffs))
-	if err != nil {
-		return err
-	}
-	d.source, err = source.NewManifests(source.Options{
-		Directory: d.config.manifests, Store: d.store, Log: d.log, Saved: filepath.Join(state, "manifests"),
-	})
-	return err
 }
 
 // makeDatapath creates or adopts maps and programs.
@@ -138,7 +125,7 @@ func (d *daemon) makeControlplane() error {
 		return err
 	}
 	d.controller = controlplane.New(controlplane.Options{
-		Store: d.store, Applier: d.applier, NodeName: d.config.nodeName, Log: d.log,
+		Store: d.store, Applier: d.applier, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
 		SNATPorts: compile.PortRange(d.config.snatPorts),
 		Problems:  []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems},
 		Applied:   func(store.Key, time.Time, time.Time) { wake(d.changed); wake(d.applied) },
@@ -176,14 +163,14 @@ func (d *daemon) run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", name, err)
 		})
 	}
-	part("follow the manifests", d.source.Run)
+	part("follow the objects", d.source.Run)
 	part("write the maps", func(ctx context.Context) error { d.controller.Run(ctx); return nil })
 	part("follow the devices", d.devices.Run)
 	part("sweep the flows", d.sweeper.Run)
 	part("follow the backends", d.followBackends)
 	part("tell the status", d.tell)
 	d.log.Info("agent started", zap.String("node", d.config.nodeName), zap.String("bpffs", d.config.bpffs),
-		zap.String("manifests", d.config.manifests), zap.String("version", version))
+		zap.Stringer("source", d.config.source), zap.String("version", version))
 	err := group.Wait()
 	d.log.Info("agent stopped; what is in the maps goes on", zap.Uint64("writes", d.applier.Writes()),
 		zap.Any("attachments", d.attacher.Changes()))

@@ -60,11 +60,13 @@ func (d *daemon) tell(ctx context.Context) error {
 // post brings the board up to date.
 func (d *daemon) post() {
 	now, state := time.Now(), d.controller.Status()
+	failure := d.source.Failure()
 	attachments, changes, writes := d.attacher.Attachments(), d.attacher.Changes(), d.applier.Writes()
 	d.board.Change(func(s *status.Snapshot) {
 		s.Sync = syncOf(state, now)
 		s.Sync.Synced = s.Sync.Synced && d.devicesReady()
 		s.Sync.Writes = writes
+		s.SourceFailure = failure
 		s.Changes = status.Changes(changes)
 		s.Problems = problemsOf(state.Problems)
 		s.Attachments = attachmentsOf(attachments)

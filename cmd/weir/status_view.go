@@ -100,6 +100,8 @@ func (v *statusView) unhealthy(now time.Time) []string {
 	switch {
 	case !v.Agent.Running:
 		add("no agent is running: what is in the maps goes on, but changes are not followed; start weir agent")
+	case v.Agent.Snapshot != nil && v.Agent.SourceFailure != "":
+		add("changes are not heard of: %s", v.Agent.SourceFailure)
 	case v.Agent.Snapshot == nil || !v.Agent.Sync.Synced:
 		add("the agent has not yet brought the maps and the devices up to date once")
 	case v.Agent.Sync.Failures > 0:

@@ -340,3 +340,13 @@ func (m *Manifests) Problems() []compile.Problem {
 	}
 	return problems
 }
+
+// Failure says in a sentence why changes are not heard of; empty where they are.
+func (m *Manifests) Failure() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, problem := range m.problems[""] {
+		return problem.Object + ": " + problem.Message
+	}
+	return ""
+}

@@ -19,21 +19,22 @@ import (
 
 // Snapshot is what an agent says of itself. Its JSON is part of `weir status -o json` (docs/cli.md).
 type Snapshot struct {
-	PID         int          `json:"pid"`
-	Version     string       `json:"version"`
-	Node        string       `json:"node"`
-	Source      string       `json:"source"` // "manifests /etc/weir"
-	BPFFS       string       `json:"bpffs"`
-	Kernel      string       `json:"kernel"`
-	Started     time.Time    `json:"started"`
-	Written     time.Time    `json:"written"` // when the file was
-	SNATPorts   PortRange    `json:"snatPorts"`
-	Attachments []Attachment `json:"attachments"`
-	Sockets     Sockets      `json:"sockets"`
-	Changes     Changes      `json:"changes"`
-	Sync        Sync         `json:"sync"`
-	Problems    []Problem    `json:"problems"`
-	Errors      []Error      `json:"errors"` // the last ones, oldest first
+	PID           int          `json:"pid"`
+	Version       string       `json:"version"`
+	Node          string       `json:"node"`
+	Source        string       `json:"source"`                  // "manifests /etc/weir"
+	SourceFailure string       `json:"sourceFailure,omitempty"` // why changes of the source are not heard of
+	BPFFS         string       `json:"bpffs"`
+	Kernel        string       `json:"kernel"`
+	Started       time.Time    `json:"started"`
+	Written       time.Time    `json:"written"` // when the file was
+	SNATPorts     PortRange    `json:"snatPorts"`
+	Attachments   []Attachment `json:"attachments"`
+	Sockets       Sockets      `json:"sockets"`
+	Changes       Changes      `json:"changes"`
+	Sync          Sync         `json:"sync"`
+	Problems      []Problem    `json:"problems"`
+	Errors        []Error      `json:"errors"` // the last ones, oldest first
 }
 
 // PortRange is a range of ports with both ends included.

@@ -1,0 +1,172 @@
+package kubernetes
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/wait"
+	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/store"
+)
+
+// The labels that say whose a Service and its slices are (rules S03, S04).
+const (
+	labelProxyName = "service.kubernetes.io/service-proxy-name"
+	labelHeadless  = corev1.IsHeadlessService
+)
+
+// Options are what a Source works with.
+type Options struct {
+	Client    clientset.Interface
+	Store     *store.Store
+	NodeName  string
+	ProxyName string // see compile.Input
+	Advice    string // what to do when the server cannot be reached
+	Log       *zap.Logger
+}
+
+// Source keeps a store up to date with an API server. The package comment says how.
+type Source struct {
+	options  Options
+	failures *failures
+
+	mu         sync.Mutex
+	unlisted   map[resource]struct{} // of which the store does not have a complete listing yet
+	suggestion string                // of the Node that this machine may be
+}
+
+// New returns a source. Nothing is asked for until Run.
+func New(options Options) *Source {
+	s := &Source{options: options, unlisted: map[resource]struct{}{}}
+	s.failures = newFailures(options.Advice, options.Log)
+	for _, r := range []resource{services, endpointSlices, nodes} {
+		s.unlisted[r] = struct{}{}
+	}
+	return s
+}
+
+// Run follows the server until the context ends.
+func (s *Source) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, r := range []*cache.Reflector{s.followServices(), s.followSlices(), s.followNode(ctx)} {
+		group.Go(func() error { r.RunWithContext(ctx); return nil })
+	}
+	return group.Wait()
+}
+
+func (s *Source) followServices() *cache.Reflector {
+	client := s.options.Client.CoreV1().Services(metav1.NamespaceAll)
+	return follow(s, services, &corev1.Service{}, &lister[*corev1.ServiceList]{list: client.List, watch: client.Watch, labels: s.selector()},
+		&sink[*corev1.Service]{
+			strip: stripService,
+			update: func(batch store.Batch, now map[store.Key]*corev1.Service) {
+				batch.Services = now
+				s.options.Store.Update(batch)
+			},
+			listed: func() { s.listed(services) },
+		})
+}
+
+func (s *Source) followSlices() *cache.Reflector {
+	client := s.options.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
+	return follow(s, endpointSlices, &discoveryv1.EndpointSlice{}, &lister[*discoveryv1.EndpointSliceList]{list: client.List, watch: client.Watch, labels: s.selector()},
+		&sink[*discoveryv1.EndpointSlice]{
+			strip: stripSlice,
+			update: func(batch store.Batch, now map[store.Key]*discoveryv1.EndpointSlice) {
+				batch.Slices = now
+				s.options.Store.Update(batch)
+			},
+			listed: func() { s.listed(endpointSlices) },
+		})
+}
+
+// followNode follows the one node that concerns us: those of a large cluster change all the time.
+func (s *Source) followNode(ctx context.Context) *cache.Reflector {
+	client := s.options.Client.CoreV1().Nodes()
+	name := fields.OneTermEqualSelector(metav1.ObjectNameField, s.options.NodeName).String()
+	return follow(s, nodes, &corev1.Node{}, &lister[*corev1.NodeList]{list: client.List, watch: client.Watch, fields: name},
+		&sink[*corev1.Node]{
+			strip: stripNode,
+			update: func(batch store.Batch, now map[store.Key]*corev1.Node) {
+				batch.Nodes = make(map[string]*corev1.Node, len(now))
+				for key, node := range now {
+					batch.Nodes[key.Name] = node
+				}
+				s.options.Store.Update(batch)
+			},
+			listed: func() { s.lookForNode(ctx); s.listed(nodes) },
+		})
+}
+
+// selector chooses the Services that are ours, and their slices, which have their labels.
+func (s *Source) selector() string {
+	if s.options.ProxyName != "" {
+		return fmt.Sprintf("%s=%s,!%s", labelProxyName, s.options.ProxyName, labelHeadless)
+	}
+	return fmt.Sprintf("!%s,!%s", labelProxyName, labelHeadless)
+}
+
+// listed notes that the store has all objects of a kind, and completes the first listing.
+func (s *Source) listed(r resource) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, waiting := s.unlisted[r]; !waiting {
+		return
+	}
+	delete(s.unlisted, r)
+	if len(s.unlisted) == 0 {
+		s.options.Store.Synced()
+		s.options.Log.Info("objects listed")
+	}
+}
+
+// failed notes that a request has failed. Services are served without their Node, if its reading is forbidden: what is
+// lost are zone hints and primary addresses.
+func (s *Source) failed(r resource, verb string, err error) {
+	if s.failures.note(r, verb, err) == reasonForbidden && r == nodes {
+		s.listed(nodes)
+	}
+}
+
+// Problems lists what keeps the source from following the server, and what is wrong with the node.
+func (s *Source) Problems() []compile.Problem {
+	return append(s.failures.problems(), s.nodeProblems()...)
+}
+
+// Failure says in a sentence why changes are not heard of; empty where they are.
+func (s *Source) Failure() string { return s.failures.sentence() }
+
+// lister lists and watches some of the objects of a kind.
+type lister[L any] struct {
+	list           func(context.Context, metav1.ListOptions) (L, error)
+	watch          cache.WatchFuncWithContext
+	labels, fields string
+}
+
+func (l *lister[L]) choose(options metav1.ListOptions) metav1.ListOptions {
+	options.LabelSelector, options.FieldSelector = l.labels, l.fields
+	return options
+}
+
+// backoff is how long failed requests wait for their next try.
+func backoff() *wait.Backoff {
+	return &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 6, Cap: 10 * time.Second}
+}
+
+// quiet keeps client-go from logging: failures are noted where they happen.
+func quiet() *logr.Logger {
+	log := logr.Discard()
+	return &log
+}
