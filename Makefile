@@ -19,7 +19,7 @@ GENERATED := .cache/generated
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: .cache/deps ## install the Debian packages that building and testing need
@@ -70,6 +70,24 @@ test: $(GENERATED) ## run every test (as root)
 	@[[ $$(id -u) -eq 0 ]] || { echo "make test needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
 	go test -run '^$$' ./... >/dev/null # builds on all CPUs; what is timed then runs alone
 	go test -count=1 -p 1 -parallel 4 -timeout 15m ./...
+
+.PHONY: e2e
+e2e: $(GENERATED) e2e-binaries ## run the end-to-end tests on a real control plane (as root; the first time it is built, for some minutes)
+	@[[ $$(id -u) -eq 0 ]] || { echo "make e2e needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
+	go test -count=1 -timeout 10m ./tests/e2e
+
+# The control plane is a module of its own, so that Weir never imports it. `make test` uses it where it has been built.
+CONTROL_PLANE := .cache/kubernetes
+KUBERNETES_VERSION := $(shell awk '$$1 == "k8s.io/kubernetes" {print $$2}' tests/e2e/kubernetes/go.mod)
+
+.PHONY: e2e-binaries
+e2e-binaries: $(CONTROL_PLANE)/$(KUBERNETES_VERSION)
+
+$(CONTROL_PLANE)/$(KUBERNETES_VERSION): .cache/deps tests/e2e/kubernetes/go.mod tests/e2e/kubernetes/go.sum
+	mkdir -p $(CONTROL_PLANE)
+	cd tests/e2e/kubernetes && go build -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)' \
+		-o $(CURDIR)/$(CONTROL_PLANE)/ tool
+	touch $@
 
 .PHONY: bench
 bench: bin/weir ## measure the programs beside their floors (as root; BENCH='-o json' adds flags, see weir bench datapath --help)

@@ -1,0 +1,14 @@
+// Package e2e runs agents of the lab's nodes against a real control plane: etcd, kube-apiserver and
+// kube-controller-manager in the network namespace of the lab's client.
+//
+//	  client                         node1                              node2
+//	┌─────────────────────┐        ┌───────────────────┐              ┌───────────────────┐
+//	│ etcd                │ .10 .1 │ weir agent        │              │ weir agent        │
+//	│ kube-apiserver :6443├────────┤ pods web1, web2,  ├──────────────┤ pods web3, web4   │
+//	│ controller-manager  │        │ toolbox           │              │                   │
+//	└─────────────────────┘        └───────────────────┘              └───────────────────┘
+//
+// The agents have the ServiceAccount and the permissions of deploy/kustomize, and the capabilities of its DaemonSet. There is no kubelet and
+// no scheduler: tests make Pod objects for the pods that the lab has. The binaries are built by `make e2e-binaries`
+// from the module beside this package.
+package e2e
