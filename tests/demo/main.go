@@ -17,7 +17,7 @@ import (
 )
 
 func main() {
-	lab.RunJanitor()
+	lab.RunHelper()
 	weir := flag.String("weir", "bin/weir", "the weir binary")
 	keep := flag.Bool("keep", false, "leave the lab on the machine")
 	remove := flag.Bool("remove", false, "remove the labs that -keep left, and do nothing else")

@@ -15,15 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readyLimit bounds how long an agent may take to serve what it was given.
-const readyLimit = 10 * time.Second
+// readyLimit bounds how long an agent may take to serve what it was given, on a machine that has much else to do.
+const readyLimit = time.Minute
 
-// bpffsName is where in its directory a lab has the agent's bpffs.
+// bpffsName is where in its directory an agent has its bpffs.
 const bpffsName = "bpf"
 
-// Agent is the weir binary on node1, with a bpffs and a manifests directory of its own.
+// Agent is the weir binary on a node, with a bpffs of its own. The manifests directory is the lab's.
 type Agent struct {
 	Binary    string
+	Node      *Host
 	BPFFS     string // where it pins
 	Manifests string // what it watches
 	Log       string // what it has printed, over all its lives
@@ -38,11 +39,18 @@ type Agent struct {
 
 // NewAgent prepares an agent for node1: mounts its bpffs and writes the Node object. Start starts it.
 func (l *Lab) NewAgent(binary string, args ...string) (*Agent, error) {
+	return l.NewAgentOn(l.Node1, binary, args...)
+}
+
+// NewAgentOn is NewAgent for any node.
+func (l *Lab) NewAgentOn(node *Host, binary string, args ...string) (*Agent, error) {
+	dir := filepath.Join(l.Dir, node.Role)
 	a := &Agent{
 		Binary:    binary,
-		BPFFS:     filepath.Join(l.Dir, bpffsName),
+		Node:      node,
+		BPFFS:     filepath.Join(dir, bpffsName),
 		Manifests: filepath.Join(l.Dir, "manifests"),
-		Log:       filepath.Join(l.Dir, "agent.log"),
+		Log:       filepath.Join(dir, "agent.log"),
 		Args:      args,
 		lab:       l,
 	}
@@ -56,11 +64,11 @@ func (l *Lab) NewAgent(binary string, args ...string) (*Agent, error) {
 	}
 	l.onClose(func() error { return unix.Unmount(a.BPFFS, unix.MNT_DETACH) })
 	l.onClose(a.end)
-	node, err := l.NodeYAML()
+	object, err := NodeYAML(node, ZoneOf(node))
 	if err != nil {
 		return nil, err
 	}
-	return a, a.Write("node", node)
+	return a, a.Write(node.Role, object)
 }
 
 // Start starts the agent and returns at once.
@@ -70,14 +78,16 @@ func (a *Agent) Start() error {
 		return err
 	}
 	defer log.Close()
-	args := append([]string{
-		"agent", "--manifests", a.Manifests, "--node-name", NodeName, "--bpffs", a.BPFFS,
-	}, a.Args...)
+	args := []string{"agent", "--manifests", a.Manifests, "--node-name", a.Node.Role, "--bpffs", a.BPFFS}
+	if a.Node.cgroup != "" {
+		args = append(args, "--cgroup-root", filepath.Dir(a.Node.cgroup))
+	}
+	args = append(args, a.Args...)
 	process := exec.Command(a.Binary, args...)
 	process.Stdout, process.Stderr = log, log
 	// An interrupt from a terminal is for those who drive the agent.
 	process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := a.lab.Node1.Start(process); err != nil {
+	if err := a.Node.Start(process); err != nil {
 		return err
 	}
 	ended := make(chan error, 1)
@@ -153,9 +163,9 @@ func (a *Agent) end() error {
 	return errors.Join(err, cleanup)
 }
 
-// CLI runs a command of the binary on node1, with the agent's bpffs, and returns what it prints.
+// CLI runs a command of the binary on the agent's node, with its bpffs, and returns what it prints.
 func (a *Agent) CLI(args ...string) (string, error) {
-	return a.lab.Node1.Run("", a.Binary, append(args, "--bpffs", a.BPFFS)...)
+	return a.Node.Run("", a.Binary, append(args, "--bpffs", a.BPFFS)...)
 }
 
 // WaitHealthy waits until the agent says that all is well.

@@ -44,9 +44,11 @@ func (h *Host) Dial(protocol compile.Protocol, from, to netip.AddrPort) (*Conn, 
 
 // DialWithin is Dial with a time limit of the caller's.
 func (h *Host) DialWithin(limit time.Duration, protocol compile.Protocol, from, to netip.AddrPort) (*Conn, error) {
-	dialer := net.Dialer{Timeout: limit}
+	dialer := net.Dialer{Timeout: limit, Control: h.ControlSocket}
 	if from.Port() != 0 {
-		dialer.Control = shareAddress
+		dialer.Control = func(network, address string, raw syscall.RawConn) error {
+			return errors.Join(h.ControlSocket(network, address, raw), shareAddress(raw))
+		}
 	}
 	network := "tcp"
 	if from.IsValid() {
@@ -71,7 +73,7 @@ func (h *Host) DialWithin(limit time.Duration, protocol compile.Protocol, from, 
 
 // shareAddress lets a socket have an address and port that another one has. Not for ports of the kernel's choice: it
 // would give two UDP sockets the same.
-func shareAddress(_, _ string, raw syscall.RawConn) error {
+func shareAddress(raw syscall.RawConn) error {
 	var option error
 	err := raw.Control(func(fd uintptr) {
 		option = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
@@ -148,6 +150,31 @@ func (c *Conn) Retransmits() (uint32, error) {
 		return 0, option
 	}
 	return info.Total_retrans, nil
+}
+
+// LetServerClose has the server close a TCP connection first, so that the client's port is free again at once: it is
+// the server that waits for late segments.
+func (c *Conn) LetServerClose() error {
+	if err := c.SetDeadline(time.Now().Add(requestLimit)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, "bye\n"); err != nil {
+		return err
+	}
+	if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		return fmt.Errorf("the server did not close: %w", err)
+	}
+	return c.Close()
+}
+
+// Abort closes a TCP connection by a reset.
+func (c *Conn) Abort() error {
+	if conn, ok := c.Conn.(*net.TCPConn); ok {
+		if err := conn.SetLinger(0); err != nil {
+			return err
+		}
+	}
+	return c.Close()
 }
 
 // LocalAddrPort is the connection's own address and port.

@@ -17,10 +17,11 @@ import (
 	"github.com/weir-lb/weir/tests/lab"
 )
 
-// cluster is a lab with a running agent.
+// cluster is a lab with an agent running on each of its nodes.
 type cluster struct {
 	*lab.Lab
-	agent    *lab.Agent
+	agent    *lab.Agent   // node1's
+	agents   []*lab.Agent // node1's, and node2's where it has one
 	services atomic.Int64 // numbers given out
 }
 
@@ -83,23 +84,33 @@ func own(t *testing.T, options lab.Options, args ...string) *cluster {
 	return c
 }
 
-// newCluster builds a lab and starts an agent in it.
+// newCluster builds a lab and starts the agents in it.
 func newCluster(options lab.Options, args ...string) (*cluster, error) {
 	l, err := session.Build(options)
 	if err != nil {
 		return nil, err
 	}
-	agent, err := l.NewAgent(weirBinary, args...)
+	c := &cluster{Lab: l}
+	for _, node := range l.Nodes() {
+		if err := c.startAgent(node, args); err != nil {
+			return nil, errors.Join(fmt.Errorf("agent of %s: %w", node.Role, err), l.Close())
+		}
+	}
+	c.agent = c.agents[0]
+	return c, nil
+}
+
+// startAgent starts a node's agent and waits until all is well.
+func (c *cluster) startAgent(node *lab.Host, args []string) error {
+	agent, err := c.NewAgentOn(node, weirBinary, args...)
 	if err != nil {
-		return nil, errors.Join(err, l.Close())
+		return err
 	}
+	c.agents = append(c.agents, agent)
 	if err := agent.Start(); err != nil {
-		return nil, errors.Join(err, l.Close())
+		return err
 	}
-	if err := agent.WaitHealthy(); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return &cluster{Lab: l, agent: agent}, nil
+	return agent.WaitHealthy()
 }
 
 // explain prints what is needed to understand a failed test.
@@ -107,11 +118,14 @@ func (c *cluster) explain(t *testing.T) {
 	if !t.Failed() {
 		return
 	}
-	counters, err := c.agent.Counters()
-	t.Logf("counters (%v):%s", err, nonZero(fmt.Sprintf("%+v", counters)))
-	status, err := c.agent.CLI("status")
-	t.Logf("weir status (%v):\n%s", err, status)
-	t.Logf("agent's log:\n%s", c.agent.LogTail())
+	for _, agent := range c.agents {
+		node := agent.Node.Role
+		counters, err := agent.Counters()
+		t.Logf("%s, counters (%v):%s", node, err, nonZero(fmt.Sprintf("%+v", counters)))
+		status, err := agent.CLI("status")
+		t.Logf("%s, weir status (%v):\n%s", node, err, status)
+		t.Logf("%s, agent's log:\n%s", node, agent.LogTail())
+	}
 }
 
 // nonZero leaves out the fields of a printed struct that are zero.
@@ -128,6 +142,14 @@ func nonZero(printed string) string {
 // serve adds a service and waits until it is served. It goes with the test.
 func (c *cluster) serve(t *testing.T, kinds []compile.FrontendKind, pods ...*lab.Host) lab.Service {
 	t.Helper()
+	s := c.newService(t, kinds, pods...)
+	c.apply(t, s)
+	return s
+}
+
+// newService returns a service that is not written yet. It goes with the test.
+func (c *cluster) newService(t *testing.T, kinds []compile.FrontendKind, pods ...*lab.Host) lab.Service {
+	t.Helper()
 	number := int(c.services.Add(1))
 	s := lab.Service{Name: fmt.Sprintf("service-%d", number), Number: number, Kinds: kinds, Pods: pods}
 	t.Cleanup(func() {
@@ -135,16 +157,17 @@ func (c *cluster) serve(t *testing.T, kinds []compile.FrontendKind, pods ...*lab
 			t.Errorf("delete the manifest of %s: %v", s.Name, err)
 		}
 	})
-	c.apply(t, s)
 	return s
 }
 
-// apply writes the service's manifest and waits until the maps say the same.
+// apply writes the service's manifest and waits until the maps of every node say the same.
 func (c *cluster) apply(t *testing.T, s lab.Service) {
 	t.Helper()
 	c.write(t, s)
-	if err := c.agent.WaitServed(s); err != nil {
-		t.Fatal(err)
+	for _, agent := range c.agents {
+		if err := agent.WaitServed(s); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

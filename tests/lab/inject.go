@@ -22,14 +22,13 @@ func (h *Host) InjectUDP(to net.HardwareAddr, source, destination netip.AddrPort
 	if err != nil {
 		return fmt.Errorf("build a frame: %w", err)
 	}
-	return h.Do(func() error {
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: device.Attrs().Index})
-	})
+	wire, err := h.packetSocket("eth0", 0)
+	if err != nil {
+		return err
+	}
+	defer wire.Close()
+	_, err = wire.Write(frame)
+	return err
 }
 
 // udpFrame is a datagram with its checksums in an Ethernet frame.

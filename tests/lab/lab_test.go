@@ -146,7 +146,7 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 	if err := victim.Wait(); err == nil {
 		t.Error("the killed process ended well")
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if left := traces(); len(left) > 0 {
 			return fmt.Errorf("left: %v", left)
 		}

@@ -66,6 +66,7 @@ func (h *Host) addSecondary(device string, prefix netip.Prefix) error {
 type route struct {
 	to     netip.Prefix
 	via    netip.Addr // invalid: directly on the device
+	source netip.Addr // that the host's own packets have; invalid: the kernel's choice
 	onlink bool       // via is reached by the device whatever the routes say
 }
 
@@ -76,18 +77,38 @@ func (h *Host) addRoutes(device string, routes ...route) error {
 		return err
 	}
 	for _, r := range routes {
-		entry := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.to)}
-		if r.via.IsValid() {
-			entry.Gw = r.via.AsSlice()
-		} else if r.to.Addr().Is4() {
-			entry.Scope = netlink.SCOPE_LINK
-		}
-		if r.onlink {
-			entry.SetFlag(netlink.FLAG_ONLINK)
-		}
-		if err := h.links.RouteAdd(entry); err != nil {
+		if err := h.links.RouteAdd(r.by(link)); err != nil {
 			return fmt.Errorf("add route to %s by %s in %s: %w", r.to, device, h.Name, err)
 		}
+	}
+	return nil
+}
+
+// by returns the route out of a device.
+func (r route) by(link netlink.Link) *netlink.Route {
+	entry := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.to)}
+	if r.via.IsValid() {
+		entry.Gw = r.via.AsSlice()
+	} else if r.to.Addr().Is4() {
+		entry.Scope = netlink.SCOPE_LINK
+	}
+	if r.source.IsValid() {
+		entry.Src = r.source.AsSlice()
+	}
+	if r.onlink {
+		entry.SetFlag(netlink.FLAG_ONLINK)
+	}
+	return entry
+}
+
+// replaceRoute makes a route the one to where it leads.
+func (h *Host) replaceRoute(device string, r route) error {
+	link, err := h.Link(device)
+	if err != nil {
+		return err
+	}
+	if err := h.links.RouteReplace(r.by(link)); err != nil {
+		return fmt.Errorf("replace the route to %s by %s in %s: %w", r.to, device, h.Name, err)
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	lab.RunJanitor()
+	lab.RunHelper()
 	if os.Geteuid() != 0 {
 		fmt.Println("lab tests make network namespaces and load BPF programs: skipped, as this is not root")
 		os.Exit(0)

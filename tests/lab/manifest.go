@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,16 +16,21 @@ import (
 	"github.com/weir-lb/weir/controlplane/compile"
 )
 
-// NodeName is what node1 is called in manifests.
-const NodeName = "node1"
+// ZoneOf names the topology zone that a node is in, as its Node object says.
+func ZoneOf(node *Host) string { return "zone-of-" + node.Role }
 
 // Service is a Kubernetes Service of the lab with its EndpointSlices: one TCP and one UDP port of the same number.
 type Service struct {
-	Name     string
-	Number   int                    // tells its addresses and ports from those of other services; 1 to 200
-	Kinds    []compile.FrontendKind // besides ClusterIP, which every service has
-	Pods     []*Host                // its ready endpoints
-	External []*Host                // endpoints outside the cluster, without a node
+	Name        string
+	Number      int                    // tells its addresses and ports from those of other services; 1 to 200
+	Kinds       []compile.FrontendKind // besides ClusterIP, which every service has
+	Pods        []*Host                // its ready endpoints: pods, or nodes that serve (Options.HostServers)
+	Terminating []*Host                // endpoints that are about to go, and still serve
+	External    []*Host                // endpoints outside the cluster, without a node
+
+	// Change and ChangeEndpoint, where they are there, make the objects what they are not by themselves.
+	Change         func(*corev1.Service)
+	ChangeEndpoint func(*Host, *discoveryv1.Endpoint)
 }
 
 // AllKinds are the frontend kinds that a service can have besides ClusterIP.
@@ -45,8 +51,13 @@ func (s Service) has(kind compile.FrontendKind) bool {
 
 // Frontend returns the address clients send to. For a NodePort it is node1's.
 func (s Service) Frontend(l *Lab, kind compile.FrontendKind, family compile.Family) netip.AddrPort {
+	return s.FrontendOn(l, l.Node1, kind, family)
+}
+
+// FrontendOn is Frontend for a NodePort of any node.
+func (s Service) FrontendOn(l *Lab, node *Host, kind compile.FrontendKind, family compile.Family) netip.AddrPort {
 	if kind == compile.NodePort {
-		return netip.AddrPortFrom(l.Node1.Addr(family), s.NodePort())
+		return netip.AddrPortFrom(l.Outer(node, family), s.NodePort())
 	}
 	return netip.AddrPortFrom(s.vip(kind, family), ServicePort)
 }
@@ -75,16 +86,20 @@ func (s Service) YAML() (string, error) {
 	return render(s.service(), s.slice(compile.IPv4), s.slice(compile.IPv6))
 }
 
-// NodeYAML renders the Node object of node1.
-func (l *Lab) NodeYAML() (string, error) {
-	return render(&corev1.Node{
+// NodeYAML renders the Node object of a node. An empty zone leaves out the label.
+func NodeYAML(node *Host, zone string) (string, error) {
+	object := &corev1.Node{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
-		ObjectMeta: metav1.ObjectMeta{Name: NodeName},
+		ObjectMeta: metav1.ObjectMeta{Name: node.Role},
 		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
-			{Type: corev1.NodeInternalIP, Address: l.Node1.IPv4.String()},
-			{Type: corev1.NodeInternalIP, Address: l.Node1.IPv6.String()},
+			{Type: corev1.NodeInternalIP, Address: node.IPv4.String()},
+			{Type: corev1.NodeInternalIP, Address: node.IPv6.String()},
 		}},
-	})
+	}
+	if zone != "" {
+		object.Labels = map[string]string{corev1.LabelTopologyZone: zone}
+	}
+	return render(object)
 }
 
 // service is the Service object.
@@ -107,6 +122,9 @@ func (s Service) service() *corev1.Service {
 		},
 	}
 	s.addOutsideFrontends(service)
+	if s.Change != nil {
+		s.Change(service)
+	}
 	return service
 }
 
@@ -145,32 +163,29 @@ func (s Service) slice(family compile.Family) *discoveryv1.EndpointSlice {
 			endpointPort("udp", corev1.ProtocolUDP, UDPPort),
 		},
 	}
-	for _, pod := range s.Pods {
-		slice.Endpoints = append(slice.Endpoints, endpoint(pod.Addr(family), nodeOf(pod)))
+	for _, host := range append(slices.Clone(s.Pods), s.External...) {
+		slice.Endpoints = append(slice.Endpoints, s.endpoint(host, family, false))
 	}
-	for _, host := range s.External {
-		slice.Endpoints = append(slice.Endpoints, endpoint(host.Addr(family), nil))
+	for _, host := range s.Terminating {
+		slice.Endpoints = append(slice.Endpoints, s.endpoint(host, family, true))
 	}
 	return slice
 }
 
-// nodeOf names the node that a pod is on.
-func nodeOf(pod *Host) *string {
-	node := NodeName
-	if pod.Role == "web3" || pod.Role == "web4" {
-		node = "node2"
+// endpoint is a host as an endpoint: ready, or serving and about to go.
+func (s Service) endpoint(host *Host, family compile.Family, terminating bool) discoveryv1.Endpoint {
+	ready, serving := !terminating, true
+	endpoint := discoveryv1.Endpoint{
+		Addresses:  []string{host.Addr(family).String()},
+		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
 	}
-	return &node
-}
-
-// endpoint is a ready endpoint.
-func endpoint(address netip.Addr, node *string) discoveryv1.Endpoint {
-	ready := true
-	return discoveryv1.Endpoint{
-		Addresses:  []string{address.String()},
-		NodeName:   node,
-		Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+	if host.node != nil {
+		endpoint.NodeName = &host.node.Role
 	}
+	if s.ChangeEndpoint != nil {
+		s.ChangeEndpoint(host, &endpoint)
+	}
+	return endpoint
 }
 
 // endpointPort is a port of a slice.

@@ -42,34 +42,44 @@ table inet node {
 
 // addNetfilter applies the node's rules, or makes sure that nothing of netfilter is in the way.
 func (l *Lab) addNetfilter() error {
-	if !l.Options.Netfilter {
-		return l.filterBridge("0")
+	for _, node := range l.Nodes() {
+		if err := node.addNetfilter(l.Options.Netfilter); err != nil {
+			return err
+		}
 	}
-	if _, err := l.Node1.Run(nodeRules, "nft", "-f", "-"); err != nil {
+	return nil
+}
+
+// addNetfilter is Lab.addNetfilter for one node.
+func (h *Host) addNetfilter(rules bool) error {
+	if !rules {
+		return h.filterBridge("0")
+	}
+	if _, err := h.Run(nodeRules, "nft", "-f", "-"); err != nil {
 		return err
 	}
-	return errors.Join(l.filterBridge("1"), l.filterReversePath())
+	return errors.Join(h.filterBridge("1"), h.filterReversePath())
 }
 
 // filterBridge says whether bridged packets pass through netfilter too, as Kubernetes asks of its nodes.
-func (l *Lab) filterBridge(value string) error {
+func (h *Host) filterBridge(value string) error {
 	return errors.Join(
-		l.Node1.Sysctl("net/bridge/bridge-nf-call-iptables", value),
-		l.Node1.Sysctl("net/bridge/bridge-nf-call-ip6tables", value),
+		h.Sysctl("net/bridge/bridge-nf-call-iptables", value),
+		h.Sysctl("net/bridge/bridge-nf-call-ip6tables", value),
 	)
 }
 
-// filterReversePath makes node1 refuse packets whose sender is not behind the device they came in by.
-func (l *Lab) filterReversePath() error {
-	links, err := l.Node1.links.LinkList()
+// filterReversePath makes the node refuse packets whose sender is not behind the device they came in by.
+func (h *Host) filterReversePath() error {
+	links, err := h.links.LinkList()
 	if err != nil {
-		return fmt.Errorf("list links of %s: %w", l.Node1.Name, err)
+		return fmt.Errorf("list links of %s: %w", h.Name, err)
 	}
-	err = l.Node1.Sysctl("net/ipv4/conf/all/rp_filter", "1")
+	err = h.Sysctl("net/ipv4/conf/all/rp_filter", "1")
 	for _, link := range links {
 		// A dot in a name is a slash in the path, and the other way round: the file is as named.
 		name := strings.ReplaceAll(link.Attrs().Name, "/", ".")
-		err = errors.Join(err, l.Node1.Sysctl("net/ipv4/conf/"+name+"/rp_filter", "1"))
+		err = errors.Join(err, h.Sysctl("net/ipv4/conf/"+name+"/rp_filter", "1"))
 	}
 	return err
 }

@@ -9,22 +9,56 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// makeNICs makes the veths around node1 behave as NICs do to an XDP program on it. Client and node2 put complete
-// checksums into their packets. And the other ends of node1's veths get an XDP program that lets everything pass:
-// without one, a veth takes what comes by XDP_TX or redirect into its ring and never looks at it.
+// makeNICs makes the veths around the nodes behave as NICs do to an XDP program on them. Whoever is at their other ends
+// puts complete checksums into packets, and has an XDP program there that lets everything pass: without one, a veth
+// takes what comes by XDP_TX or redirect into its ring and never looks at it.
 func (l *Lab) makeNICs() error {
 	if !l.Options.RealNICs {
 		return nil
 	}
-	for _, host := range []*Host{l.Client, l.Node2} {
-		if _, err := host.Run("", "ethtool", "-K", "eth0", "tx", "off"); err != nil {
+	if l.lan != nil {
+		return l.makeNICsOfSwitch()
+	}
+	ends := []wireEnd{{l.Client, "eth0"}, {l.Node2, "eth0"}}
+	if l.Options.TwoAgents {
+		ends = append(ends, wireEnd{l.Client, "eth1"})
+	}
+	for _, end := range ends {
+		if err := errors.Join(end.completeChecksums(), l.passXDP(end.host, end.device)); err != nil {
 			return err
 		}
 	}
-	if l.lan != nil {
-		return l.passXDP(l.lan, l.Node1.Role)
+	if l.Options.TwoAgents {
+		return wireEnd{l.Node1, "eth1"}.completeChecksums()
 	}
-	return errors.Join(l.passXDP(l.Client, "eth0"), l.passXDP(l.Node2, "eth0"))
+	return nil
+}
+
+// makeNICsOfSwitch is makeNICs where one switch connects everybody.
+func (l *Lab) makeNICsOfSwitch() error {
+	var err error
+	for _, node := range l.Nodes() {
+		err = errors.Join(err, l.passXDP(l.lan, node.Role))
+	}
+	for _, host := range []*Host{l.Client, l.Node2} {
+		err = errors.Join(err, wireEnd{host, "eth0"}.completeChecksums())
+	}
+	if l.Options.TwoAgents {
+		err = errors.Join(err, wireEnd{l.Node1, "eth0"}.completeChecksums())
+	}
+	return err
+}
+
+// wireEnd is a device at the end of a wire.
+type wireEnd struct {
+	host   *Host
+	device string
+}
+
+// completeChecksums makes packets leave the device as they would be on a wire.
+func (e wireEnd) completeChecksums() error {
+	_, err := e.host.Run("", "ethtool", "-K", e.device, "tx", "off")
+	return err
 }
 
 // passXDP attaches an XDP program that lets everything pass.

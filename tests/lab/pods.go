@@ -67,6 +67,10 @@ func (l *Lab) addPod(pods podsOf, role string, number int) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	pod.node = pods.node
+	if err := l.enterCgroup(pod); err != nil {
+		return nil, err
+	}
 	if err := addVeth(pod, "eth0", pods.node, hostSide+role); err != nil {
 		return nil, err
 	}

@@ -52,23 +52,60 @@ func (a *Agent) record(frontend netip.AddrPort, protocol compile.Protocol) (maps
 	return record, a.lookup("services", found.Index(), &record)
 }
 
+// Side is where traffic comes from.
+type Side string
+
+// The sides of a node.
+const (
+	Inside  Side = "inside"
+	Outside Side = "outside"
+)
+
 // Backends lists where the maps send traffic from inside to a frontend. The error is ebpf.ErrKeyNotExist where there
 // is no such frontend.
 func (a *Agent) Backends(frontend netip.AddrPort, protocol compile.Protocol) ([]netip.AddrPort, error) {
+	return a.BackendsFor(Inside, frontend, protocol)
+}
+
+// BackendsFor is Backends for traffic from either side.
+func (a *Agent) BackendsFor(side Side, frontend netip.AddrPort, protocol compile.Protocol) ([]netip.AddrPort, error) {
 	record, err := a.record(frontend, protocol)
 	if err != nil {
 		return nil, err
 	}
+	table := record.Inside
+	if side == Outside {
+		table = record.Outside
+	}
 	var backends []netip.AddrPort
-	for i := range record.Inside.Count {
-		backend, err := a.backendAt(record.Inside.Base + i)
+	for i := range table.Count {
+		backend, err := a.backendAt(table.Base + i)
 		if err != nil {
 			return nil, err
 		}
 		backends = append(backends, backend)
 	}
 	slices.SortFunc(backends, netip.AddrPort.Compare)
-	return backends, nil
+	return slices.Compact(backends), nil
+}
+
+// WaitBackends waits until the maps send traffic from a side to a frontend of the service to exactly those hosts.
+func (a *Agent) WaitBackends(s Service, kind compile.FrontendKind, side Side, hosts ...*Host) error {
+	return a.wait(func() error {
+		for _, family := range []compile.Family{compile.IPv4, compile.IPv6} {
+			want := addressesOf(hosts, family)
+			for _, protocol := range []compile.Protocol{compile.TCP, compile.UDP} {
+				got, err := a.BackendsFor(side, s.key(kind, family), protocol)
+				if err != nil {
+					return fmt.Errorf("%s %s %s of %s: %w", kind, family, protocol, s.Name, err)
+				}
+				if !slices.Equal(got, want) {
+					return fmt.Errorf("%s %s %s of %s has %s backends %v on %s, want %v", kind, family, protocol, s.Name, side, got, a.Node.Role, want)
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // backendAt reads the backend that a slot names.
@@ -174,12 +211,17 @@ func (s Service) key(kind compile.FrontendKind, family compile.Family) netip.Add
 
 // backends lists the service's endpoints of a family, sorted.
 func (s Service) backends(family compile.Family) []netip.AddrPort {
-	var backends []netip.AddrPort
-	for _, host := range append(slices.Clone(s.Pods), s.External...) {
-		backends = append(backends, netip.AddrPortFrom(host.Addr(family), TCPPort))
+	return addressesOf(append(slices.Clone(s.Pods), s.External...), family)
+}
+
+// addressesOf lists where hosts serve, sorted.
+func addressesOf(hosts []*Host, family compile.Family) []netip.AddrPort {
+	var addresses []netip.AddrPort
+	for _, host := range hosts {
+		addresses = append(addresses, netip.AddrPortFrom(host.Addr(family), TCPPort))
 	}
-	slices.SortFunc(backends, netip.AddrPort.Compare)
-	return backends
+	slices.SortFunc(addresses, netip.AddrPort.Compare)
+	return addresses
 }
 
 // Counters returns the programs' packet counters, summed over the CPUs.

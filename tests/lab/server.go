@@ -13,6 +13,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The ports that every server pod serves, of both families.
@@ -56,13 +58,35 @@ func (s *Servers) serveFamily(family string) error {
 	}
 	s.closers = append(s.closers, stream)
 	go s.serveTCP(stream)
-	datagrams, err := net.ListenPacket("udp"+family, fmt.Sprintf(":%d", UDPPort))
+	datagrams, err := listenUDP(family)
 	if err != nil {
 		return err
 	}
 	s.closers = append(s.closers, datagrams)
-	go s.serveUDP(datagrams.(*net.UDPConn))
+	go s.serveUDP(datagrams)
 	return nil
+}
+
+// listenUDP listens on a socket that says which address a datagram was sent to.
+func listenUDP(family string) (*net.UDPConn, error) {
+	datagrams, err := net.ListenPacket("udp"+family, fmt.Sprintf(":%d", UDPPort))
+	if err != nil {
+		return nil, err
+	}
+	conn := datagrams.(*net.UDPConn)
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
+	if family == "6" {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, option, 1) }); err != nil || set != nil {
+		return nil, errors.Join(err, set, conn.Close())
+	}
+	return conn, nil
 }
 
 // Close stops listening.
@@ -74,12 +98,17 @@ func (s *Servers) Close() error {
 	return err
 }
 
-// addServers starts the servers of every pod that has them, and of the client: the world outside.
+// addServers starts the servers of every host that has them: web pods, the client, which is the world outside, and
+// nodes if told so.
 func (l *Lab) addServers() error {
 	if l.Options.NoServers {
 		return nil
 	}
-	for _, pod := range append([]*Host{l.Client}, l.Web...) {
+	hosts := append([]*Host{l.Client}, l.Web...)
+	if l.Options.HostServers {
+		hosts = append(hosts, l.Node1, l.Node2)
+	}
+	for _, pod := range hosts {
 		var servers *Servers
 		err := pod.Do(func() (err error) {
 			servers, err = Serve(pod.Role)
@@ -104,11 +133,11 @@ func (s *Servers) serveHTTP(listener net.Listener) {
 	server.Serve(listener) //nolint:errcheck // it ends when the listener is closed, and has nobody to tell
 }
 
-// serveUDP answers every datagram until the socket is closed.
+// serveUDP answers every datagram, from the address that it was sent to, until the socket is closed.
 func (s *Servers) serveUDP(conn *net.UDPConn) {
-	buffer := make([]byte, 65536)
+	buffer, sentTo := make([]byte, 65536), make([]byte, 128)
 	for {
-		n, client, err := conn.ReadFromUDPAddrPort(buffer)
+		n, size, _, client, err := conn.ReadMsgUDPAddrPort(buffer, sentTo)
 		if err != nil {
 			return
 		}
@@ -116,8 +145,22 @@ func (s *Servers) serveUDP(conn *net.UDPConn) {
 		// What fits on the way here shall fit on the way back.
 		answer = answer[:min(len(answer), max(n, 512))]
 		// A client that has gone is its own affair.
-		_, _ = conn.WriteToUDPAddrPort(answer, client)
+		_, _, _ = conn.WriteMsgUDPAddrPort(answer, byAnyDevice(sentTo[:size]), client)
 	}
+}
+
+// byAnyDevice makes the message that says where a datagram was sent to one that says where its answer comes from.
+func byAnyDevice(sentTo []byte) []byte {
+	messages, err := unix.ParseSocketControlMessage(sentTo)
+	if err != nil || len(messages) != 1 {
+		return nil
+	}
+	device := messages[0].Data[:4] // of struct in_pktinfo
+	if messages[0].Header.Level == unix.IPPROTO_IPV6 {
+		device = messages[0].Data[16:20] // of struct in6_pktinfo
+	}
+	clear(device)
+	return sentTo
 }
 
 // serveTCP accepts connections on which a client writes lines:
@@ -126,6 +169,7 @@ func (s *Servers) serveUDP(conn *net.UDPConn) {
 //	exchange UP DOWN  UP bytes follow, and DOWN bytes with their SHA-256 come back at the same time; then the
 //	                  SHA-256 of what was received
 //	echo              every byte that follows comes back
+//	bye               the server closes
 func (s *Servers) serveTCP(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
@@ -161,6 +205,8 @@ func (s *Servers) carryOut(line string, conn *net.TCPConn, client io.Reader) err
 	case line == "who":
 		_, err := fmt.Fprintf(conn, "%s %s\n", s.role, conn.RemoteAddr())
 		return err
+	case line == "bye":
+		return io.EOF
 	case line == "echo":
 		_, err := io.Copy(conn, client)
 		return err

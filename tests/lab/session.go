@@ -38,9 +38,12 @@ type Session struct {
 	labs    atomic.Int64
 }
 
-// RunJanitor makes the process a janitor, and does not return, when it was started as one. A program that
-// opens a session calls it first thing in main or TestMain.
-func RunJanitor() {
+// RunHelper makes the process a janitor, or one that makes sockets (cgroup.go), and does not return, when it was started
+// as one. A program that opens a session calls it first thing in main or TestMain.
+func RunHelper() {
+	if os.Getenv(socketsEnv) != "" {
+		os.Exit(makeSockets())
+	}
 	id := os.Getenv(janitorEnv)
 	if id == "" {
 		return
@@ -189,7 +192,7 @@ func reap(id string) error {
 		return err
 	}
 	dir := filepath.Join(sessionsDir, id)
-	err = errors.Join(endProcesses(names), forgetAgents(dir), unmountBelow(dir))
+	err = errors.Join(endProcesses(names), removeCgroups(id), forgetAgents(dir), unmountBelow(dir))
 	for _, name := range names {
 		err = errors.Join(err, deleteNamed(filepath.Base(name)))
 	}
@@ -198,7 +201,7 @@ func reap(id string) error {
 
 // forgetAgents removes what agents that were killed keep outside of the session's directory.
 func forgetAgents(dir string) error {
-	pins, err := filepath.Glob(filepath.Join(dir, "*", bpffsName, "weir"))
+	pins, err := filepath.Glob(filepath.Join(dir, "*", "*", bpffsName, "weir"))
 	for _, path := range pins {
 		err = errors.Join(err, status.Remove(path))
 	}

@@ -16,7 +16,21 @@
 // That is the default: two networks, and pods on routed veths with a /32 each, as Calico has them. Options
 // changes it: one network for the client and both nodes; pods behind a bridge; an overlay device (vxlan)
 // toward node2; devices without an Ethernet header in place of the networks' veths; a real node's
-// netfilter rules on node1. Each pod runs the servers of server.go, except toolbox, which is a client.
+// netfilter rules. Each pod runs the servers of server.go, except toolbox, which is a client.
+//
+// With TwoAgents node2 is a node like node1: an agent can run on it too, reading the same manifests, and a second
+// wire lets the client send there as well (nodes.go), under the same address, so that a connection can move from one
+// node to the other as routers' choices do:
+//
+//	  client                      node2
+//	┌────────┐                  ┌─────────────────────┐
+//	│ eth1   ├──────────────────┤ eth1 .2        eth0 ├── node1
+//	└────────┘  198.18.2.0/24   └─────────────────────┘
+//	            2001:db8:5::/64
+//
+// Processes of a node are clients when Dial is called on its host, servers with HostServers; with Cgroups every host's
+// sockets belong to a cgroup, as the socket edge needs (cgroup.go). A server's host can be made to fail in several ways
+// (fault.go), a host can send SYNs that nobody means (flood.go).
 package lab
 
 import (
@@ -26,6 +40,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 )
@@ -55,9 +70,13 @@ type Options struct {
 	OneNetwork bool       // client, node1 and node2 share 192.0.2.0/24 and a switch
 	Outside    Wire       // between client and node1; Veth if empty
 	Nodes      Wire       // between node1 and node2; Veth if empty
-	Netfilter  bool       // a real node's rules on node1: see netfilter.go
-	RealNICs   bool       // the veths behave as NICs do to an XDP program on node1: see nics.go
+	Netfilter  bool       // a real node's rules on the nodes: see netfilter.go
+	RealNICs   bool       // the veths behave as NICs do to an XDP program on the nodes: see nics.go
 	NoServers  bool       // the caller starts the pods' servers
+
+	TwoAgents   bool // node2 runs an agent too, and the client has a wire to it: see nodes.go
+	HostServers bool // the nodes serve too, as pods with host networking do
+	Cgroups     bool // every host's sockets belong to a cgroup of its own: see cgroup.go
 }
 
 // Host is a namespace with its addresses.
@@ -66,6 +85,11 @@ type Host struct {
 	Role string // "client", "node1", "web1", ...
 	IPv4 netip.Addr
 	IPv6 netip.Addr
+
+	node    *Host        // that it is a pod of; itself for a node; nil outside of the cluster
+	cgroup  string       // that its sockets belong to; empty: this process's
+	sockets *socketMaker // nil until the first socket in the cgroup
+	making  sync.Mutex   // guards sockets
 }
 
 // Addr returns the host's address in the family.
@@ -82,8 +106,8 @@ type Lab struct {
 	Dir     string // private directory, removed with the lab
 
 	Client  *Host
-	Node1   *Host // its addresses are those of the client's network
-	Node2   *Host
+	Node1   *Host   // its addresses are those of the client's network
+	Node2   *Host   // its addresses are those of the nodes' network
 	Web     []*Host // pods with servers: web1 and web2 on node1, web3 and web4 on node2
 	Toolbox *Host   // a pod of node1 that is a client
 
@@ -92,6 +116,7 @@ type Lab struct {
 
 	lan     *Host // the switch of OneNetwork
 	prefix  string
+	cgroup  string // of all its hosts, with Options.Cgroups
 	closers []func() error
 }
 
@@ -107,6 +132,7 @@ func (s *Session) Build(options Options) (*Lab, error) {
 	l := &Lab{Options: options.withDefaults(), Dir: filepath.Join(s.dir, number), prefix: namespacePrefix + s.id + "-" + number + "-"}
 	steps := []func() error{
 		func() error { return os.MkdirAll(l.Dir, 0o755) },
+		l.addCgroup,
 		l.addHosts,
 		l.connectHosts,
 		l.addPods,
@@ -155,14 +181,6 @@ func (l *Lab) Local() []*Host { return l.Web[:2] }
 // Remote returns the pods of node2, which have servers.
 func (l *Lab) Remote() []*Host { return l.Web[2:] }
 
-// Inner returns node1's address toward node2.
-func (l *Lab) Inner(family compile.Family) netip.Addr {
-	if family == compile.IPv6 {
-		return l.Node1Inner6
-	}
-	return l.Node1Inner
-}
-
 // NodesDevice names node1's device toward node2's pods.
 func (l *Lab) NodesDevice() string {
 	switch {
@@ -181,10 +199,10 @@ func (l *Lab) addHost(role, ipv4, ipv6 string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.onClose(func() error {
-		return errors.Join(endProcesses([]string{filepath.Join(netnsDir, namespace.Name)}), namespace.close())
-	})
 	host := &Host{Namespace: namespace, Role: role}
+	l.onClose(func() error {
+		return errors.Join(host.closeSockets(), endProcesses([]string{filepath.Join(netnsDir, namespace.Name)}), namespace.close())
+	})
 	if ipv4 != "" {
 		host.IPv4, host.IPv6 = netip.MustParseAddr(ipv4), netip.MustParseAddr(ipv6)
 	}
@@ -209,7 +227,13 @@ func (l *Lab) addHosts() error {
 	if l.Node2, err = l.addHost("node2", node2, node2v6); err != nil {
 		return err
 	}
-	return errors.Join(forwardPackets(l.Node1), forwardPackets(l.Node2))
+	return errors.Join(l.makeNode(l.Node1), l.makeNode(l.Node2), l.enterCgroup(l.Client))
+}
+
+// makeNode makes a host a node: a router.
+func (l *Lab) makeNode(h *Host) error {
+	h.node = h
+	return errors.Join(forwardPackets(h), l.enterCgroup(h))
 }
 
 // forwardPackets makes a host a router.
@@ -237,7 +261,7 @@ func (l *Lab) connectHosts() error {
 	return errors.Join(
 		l.Client.addDefaultRoutes("eth0", l.Node1.IPv4, l.Node1.IPv6),
 		l.Node1.addDefaultRoutes("eth0", l.Client.IPv4, l.Client.IPv6),
-		l.Node2.addDefaultRoutes("eth0", l.Node1Inner, l.Node1Inner6),
+		l.addUplink(),
 		l.makeNICs(),
 	)
 }
