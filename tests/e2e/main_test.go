@@ -25,7 +25,7 @@ var cluster struct {
 }
 
 func TestMain(m *testing.M) {
-	lab.RunJanitor()
+	lab.RunHelper()
 	if os.Geteuid() != 0 {
 		fmt.Println("end-to-end tests make network namespaces and load BPF programs: skipped, as this is not root")
 		os.Exit(0)
