@@ -8,6 +8,7 @@
 
 #include "address.h"
 #include "maps.h"
+#include "tuple.h"
 
 static __always_inline bool flow_key_is_ipv4(const struct flow_key *key)
 {
@@ -18,21 +19,17 @@ static __always_inline void flow_key_pack(struct flow_key_ipv4 *packed, const st
 {
 	packed->source = address_ipv4(&key->tuple.source);
 	packed->destination = address_ipv4(&key->tuple.destination);
-	packed->source_port = key->tuple.source_port;
-	packed->destination_port = key->tuple.destination_port;
-	packed->edge = key->edge;
-	packed->protocol = key->protocol;
-	packed->pad = 0;
+	packed->ports = tuple_ports(&key->tuple);
+	packed->edge_protocol = (__u32)key->edge << 16 | key->protocol;
 }
 
 static __always_inline void flow_key_unpack(struct flow_key *key, const struct flow_key_ipv4 *packed)
 {
 	address_set_ipv4(&key->tuple.source, packed->source);
 	address_set_ipv4(&key->tuple.destination, packed->destination);
-	key->tuple.source_port = packed->source_port;
-	key->tuple.destination_port = packed->destination_port;
-	key->edge = packed->edge;
-	key->protocol = packed->protocol;
+	tuple_set_ports(&key->tuple, packed->ports);
+	key->edge = packed->edge_protocol >> 16;
+	key->protocol = packed->edge_protocol;
 	key->pad = 0;
 }
 

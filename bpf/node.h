@@ -58,7 +58,7 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 			hop_remember(hop, &route, packet->now);
 	}
 	flow_account(packet, view);
-	if (!nat_rewrite(packet, &view->to) || !nat_decrement_ttl(packet))
+	if (!nat_rewrite(packet, &view->to, true))
 		return node_drop();
 	return hop ? packet_send_hop(packet, hop) : packet_send(packet, device, &route);
 }
@@ -75,7 +75,7 @@ static __always_inline int node_translate(struct packet *packet, struct device *
 		count(pass_foreign);
 		return PACKET_PASS;
 	}
-	return nat_rewrite(packet, &view->to) ? PACKET_PASS : node_drop();
+	return nat_rewrite(packet, &view->to, false) ? PACKET_PASS : node_drop();
 }
 
 /*

@@ -32,7 +32,7 @@ static __always_inline int depart_answer(struct packet *packet, const struct dev
 	if (view->half != FLOW_HALF_REVERSE || view->action != FLOW_STACK)
 		return PACKET_PASS;
 	flow_account(packet, view);
-	if (!nat_rewrite(packet, &view->to)) {
+	if (!nat_rewrite(packet, &view->to, false)) {
 		count(drop_rewrite_failed);
 		return PACKET_DROP;
 	}

@@ -207,8 +207,7 @@ static __always_inline enum parse_result parse_tcp(struct cursor *cursor, struct
 		return PARSE_MALFORMED;
 	packet->transport_length = tcp->doff * 4;
 	packet->tcp_flags = ((__u8 *)tcp)[13];
-	packet->key.tuple.source_port = tcp->source;
-	packet->key.tuple.destination_port = tcp->dest;
+	tuple_set_ports(&packet->key.tuple, *(const __be32 *)tcp);
 	return PARSE_OK;
 }
 
@@ -223,8 +222,7 @@ static __always_inline enum parse_result parse_udp(struct cursor *cursor, struct
 	if (length < sizeof(*udp) || length > available)
 		return PARSE_MALFORMED;
 	packet->transport_length = sizeof(*udp);
-	packet->key.tuple.source_port = udp->source;
-	packet->key.tuple.destination_port = udp->dest;
+	tuple_set_ports(&packet->key.tuple, *(const __be32 *)udp);
 	return PARSE_OK;
 }
 

@@ -24,7 +24,7 @@ int pod_egress(struct __sk_buff *context)
 	if (flow_lookup(&packet, &view) != FLOW_HIT || view.half != FLOW_HALF_REVERSE || view.action != FLOW_STACK)
 		return PACKET_PASS;
 	flow_account(&packet, &view);
-	if (nat_rewrite(&packet, &view.to))
+	if (nat_rewrite(&packet, &view.to, false))
 		return PACKET_PASS;
 	count(drop_rewrite_failed);
 	return PACKET_DROP;

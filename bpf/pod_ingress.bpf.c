@@ -22,7 +22,7 @@ static __always_inline int pod_translate(struct packet *packet, struct device *d
 		return reply_time_exceeded(packet, device);
 	flow_account(packet, view);
 	/* Back into the pod it came from, we are the router. */
-	if (!nat_rewrite(packet, &view->to) || (back && !nat_decrement_ttl(packet))) {
+	if (!nat_rewrite(packet, &view->to, back)) {
 		count(drop_rewrite_failed);
 		return PACKET_DROP;
 	}

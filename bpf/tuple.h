@@ -14,6 +14,17 @@ static __always_inline bool tuple_is_of_hosts(const struct tuple *tuple)
 	return address_is_host(&tuple->source) && address_is_host(&tuple->destination);
 }
 
+/* Both ports as one word, as they stand in the packet. */
+static __always_inline __be32 tuple_ports(const struct tuple *tuple)
+{
+	return *(const __be32 *)&tuple->source_port;
+}
+
+static __always_inline void tuple_set_ports(struct tuple *tuple, __be32 ports)
+{
+	*(__be32 *)&tuple->source_port = ports;
+}
+
 /* Whom an answer goes to: the tuple turned around. */
 static __always_inline void tuple_reverse(struct tuple *reverse, const struct tuple *tuple)
 {

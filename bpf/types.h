@@ -135,15 +135,15 @@ struct flow_key {
 	__u8 pad;
 } __attribute__((aligned(8)));
 
-/* The same in less: what established flows of IPv4 are found by. */
+/*
+ * The same in less: what established flows of IPv4 are found by. Whole words: the hash reads it so, and a CPU waits
+ * for what was stored in smaller parts.
+ */
 struct flow_key_ipv4 {
 	__be32 source;
 	__be32 destination;
-	__be16 source_port;
-	__be16 destination_port;
-	__u16 edge;
-	__u8 protocol;
-	__u8 pad;
+	__be32 ports;	     /* source and destination, as in the packet */
+	__u32 edge_protocol; /* the edge in the high half */
 };
 
 /* What to do with a packet of the flow, once rewritten. */

@@ -99,12 +99,10 @@ func (t FlowTable) packs(key FlowKey) bool {
 // packed returns the short form of an IPv4 key.
 func (k bpfFlowKey) packed() FlowKeyIPv4 {
 	return FlowKeyIPv4{
-		Source:          binary.NativeEndian.Uint32(k.Tuple.Source.Bytes[12:]),
-		Destination:     binary.NativeEndian.Uint32(k.Tuple.Destination.Bytes[12:]),
-		SourcePort:      k.Tuple.SourcePort,
-		DestinationPort: k.Tuple.DestinationPort,
-		Edge:            k.Edge,
-		Protocol:        k.Protocol,
+		Source:       binary.NativeEndian.Uint32(k.Tuple.Source.Bytes[12:]),
+		Destination:  binary.NativeEndian.Uint32(k.Tuple.Destination.Bytes[12:]),
+		Ports:        uint32(k.Tuple.DestinationPort)<<16 | uint32(k.Tuple.SourcePort),
+		EdgeProtocol: uint32(k.Edge)<<16 | uint32(k.Protocol),
 	}
 }
 
@@ -114,11 +112,11 @@ func (k bpfFlowKeyIpv4) unpacked() FlowKey {
 		Tuple: Tuple{
 			Source:          addressOfIPv4(k.Source),
 			Destination:     addressOfIPv4(k.Destination),
-			SourcePort:      k.SourcePort,
-			DestinationPort: k.DestinationPort,
+			SourcePort:      uint16(k.Ports), // little endian, as the programs are
+			DestinationPort: uint16(k.Ports >> 16),
 		},
-		Edge:     k.Edge,
-		Protocol: k.Protocol,
+		Edge:     uint16(k.EdgeProtocol >> 16),
+		Protocol: uint8(k.EdgeProtocol),
 	}
 }
 
