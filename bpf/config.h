@@ -33,8 +33,14 @@ const volatile __u8 csum_ipv6_flag = 0;
 /* bpf_set_retval is there (Linux 5.18): a cgroup hook can say why it refuses. */
 const volatile __u8 have_set_retval = 1;
 
-/* The cookie of the one network namespace whose sockets the socket edge serves; 0: all of them. */
-const volatile __u64 socket_host_netns = 0;
+/*
+ * The cookie of the node's own network namespace. 0: the kernel tells no cookies (before Linux 5.14), and
+ * namespaces are not told apart.
+ */
+const volatile __u64 node_netns = 0;
+
+/* The socket edge serves the sockets of that namespace alone. */
+const volatile __u8 socket_host_only = 0;
 
 /* NodePorts answer on loopback addresses, at the socket edge. */
 const volatile __u8 localhost_node_ports = 1;

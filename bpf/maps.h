@@ -121,6 +121,30 @@ struct {
 	__uint(max_entries, 65536);
 } socket_flows SEC(".maps");
 
+/*
+ * The network namespaces of this host, by cookie. Written by the agent as it finds them; read by the socket
+ * edge, which leaves the sockets of those that are not here to the packet edges. Full: the agent reports it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct network_namespace);
+	__uint(max_entries, 16384);
+} namespaces SEC(".maps");
+
+/*
+ * Cgroups whose sockets are left to the packet edges, by id: those of pods in the node's network namespace
+ * that ask for it. Written by the agent; read at the socket edge where NAMESPACE_CGROUPS says so.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+	__uint(max_entries, 1024);
+} left_cgroups SEC(".maps");
+
 /* By ifindex. Written by the agent, follows the links of the node; read by programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

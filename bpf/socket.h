@@ -62,10 +62,96 @@ static __always_inline void endpoint_write6(struct bpf_sock_addr *context, const
 	context->user_port = endpoint->port;
 }
 
-/* Whether the socket is one of those this edge serves. */
+/* How deep a cgroup may be below which sockets are left. */
+#define CGROUP_DEPTH_MAX 16
+
+/* The network namespace of the socket; NULL: it is not known. */
+static __always_inline struct network_namespace *socket_namespace(struct bpf_sock_addr *context)
+{
+	__u64 cookie = bpf_get_netns_cookie(context);
+
+	return bpf_map_lookup_elem(&namespaces, &cookie);
+}
+
+static __always_inline bool socket_is_of_node(struct bpf_sock_addr *context)
+{
+	return !node_netns || bpf_get_netns_cookie(context) == node_netns;
+}
+
+/* Whether the calling process is in a cgroup whose sockets are left to the packet edges, or below one. */
+static __always_inline bool cgroup_is_left(void)
+{
+	__u64 id;
+	int level;
+
+	for (level = 1; level <= CGROUP_DEPTH_MAX; level++) {
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		if (!id)
+			return false;
+		if (bpf_map_lookup_elem(&left_cgroups, &id))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whether the socket is one of those this edge serves. One of a namespace that the agent has not yet found
+ * is left to the packet edges: its pod may have asked for that.
+ */
 static __always_inline bool socket_is_served(struct bpf_sock_addr *context)
 {
-	return !socket_host_netns || bpf_get_netns_cookie(context) == socket_host_netns;
+	struct network_namespace *namespace;
+
+	if (!node_netns)
+		return true;
+	if (socket_host_only && !socket_is_of_node(context))
+		return false;
+	namespace = socket_namespace(context);
+	if (!namespace || namespace->flags & NAMESPACE_LEFT)
+		return false;
+	return !(namespace->flags & NAMESPACE_CGROUPS) || !cgroup_is_left();
+}
+
+/* The address that the socket is bound to, of the destination's family; false: none. */
+static __always_inline bool socket_bound_address(struct bpf_sock_addr *context, const struct endpoint *destination,
+						 struct address *bound)
+{
+	struct bpf_sock *socket = context->sk;
+	__be32 *words = address_words(bound);
+
+	if (!socket)
+		return false;
+	if (address_is_ipv4(&destination->address)) {
+		address_set_ipv4(bound, socket->src_ip4);
+		return socket->src_ip4 != 0;
+	}
+	words[0] = socket->src_ip6[0];
+	words[1] = socket->src_ip6[1];
+	words[2] = socket->src_ip6[2];
+	words[3] = socket->src_ip6[3];
+	return !address_is_zero(bound);
+}
+
+/*
+ * Who asks for the destination: the address that the socket is bound to, else that of its network namespace,
+ * which the agent has from the routes there. False: it cannot be known.
+ */
+static __always_inline bool socket_client(struct bpf_sock_addr *context, const struct endpoint *destination,
+					  struct address *client)
+{
+	struct network_namespace *namespace;
+
+	if (socket_bound_address(context, destination, client))
+		return true;
+	if (address_is_loopback(&destination->address)) {
+		*client = destination->address;
+		return true;
+	}
+	namespace = socket_namespace(context);
+	if (!namespace)
+		return false;
+	*client = address_is_ipv4(&destination->address) ? namespace->ipv4 : namespace->ipv6;
+	return !address_is_zero(client);
 }
 
 /* Fails the system call. Before Linux 5.18 the error is EPERM, whatever is asked for. */

@@ -20,7 +20,7 @@ static __always_inline bool bind_takes_node_port(const struct endpoint *endpoint
 
 static __always_inline int bind_check(struct bpf_sock_addr *context, const struct endpoint *endpoint)
 {
-	if (!socket_is_served(context) || !bind_takes_node_port(endpoint))
+	if (!socket_is_of_node(context) || !bind_takes_node_port(endpoint))
 		return SOCKET_PROCEED;
 	count(refuse_bind);
 	return socket_refuse(EADDRINUSE);

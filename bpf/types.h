@@ -228,6 +228,22 @@ struct socket_flow {
 	__u32 generation; /* of the backend */
 };
 
+/* ---- network namespaces ---- */
+
+#define NAMESPACE_LEFT (1U << 0)    /* its sockets are left to the packet edges */
+#define NAMESPACE_CGROUPS (1U << 1) /* so are those of some cgroups in it: left_cgroups */
+
+/*
+ * A network namespace of this host. Written where it is (BPF_F_LOCK, as a frontend): a program never takes
+ * another one's record for it.
+ */
+struct network_namespace {
+	__u32 flags;	     /* NAMESPACE_* */
+	struct address ipv4; /* v4-mapped: what its sockets have as a source, unless bound to another; zero if none */
+	struct address ipv6;
+	struct bpf_spin_lock lock;
+};
+
 /* ---- devices ---- */
 
 enum edge_kind {

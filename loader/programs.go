@@ -19,7 +19,8 @@ type Constants struct {
 	JiffiesPerSecond uint32 // CONFIG_HZ
 	CsumIPv6Flag     bool   // the kernel knows BPF_F_IPV6
 	SetRetval        bool   // the kernel has bpf_set_retval
-	SocketHostNetNS  uint64 // cookie of the one network namespace the socket edge serves; 0: all of them
+	NodeNetNS        uint64 // cookie of the node's network namespace; 0: namespaces are not told apart
+	SocketHostOnly   bool   // the socket edge serves the sockets of that namespace alone
 }
 
 // variables returns the constants under their names in C.
@@ -31,7 +32,8 @@ func (c Constants) variables() map[string]any {
 		"jiffies_per_second": c.JiffiesPerSecond,
 		"csum_ipv6_flag":     flag[c.CsumIPv6Flag],
 		"have_set_retval":    flag[c.SetRetval],
-		"socket_host_netns":  c.SocketHostNetNS,
+		"node_netns":         c.NodeNetNS,
+		"socket_host_only":   flag[c.SocketHostOnly],
 	}
 }
 

@@ -42,7 +42,8 @@ func (p *Programs) socketHooks() []socketHook {
 // cgroup v2. What a predecessor left there is adopted, or replaced in place. It returns how many programs it
 // had to attach or replace: none, where all was right.
 //
-// Programs of others on the cgroup are left as they are and run too (BPF_F_ALLOW_MULTI).
+// Programs of others on the cgroup are left as they are and run too (BPF_F_ALLOW_MULTI). Where one does not allow that,
+// nothing is attached: half an edge would be worse than none.
 func (p *Programs) AttachSockets(pins, root string) (changed int, err error) {
 	id, err := cgroupID(root)
 	if err != nil {
@@ -54,8 +55,12 @@ func (p *Programs) AttachSockets(pins, root string) (changed int, err error) {
 	}
 	for _, hook := range p.socketHooks() {
 		did, err := hook.attachTo(root, id, filepath.Join(dir, hook.name))
+		if errors.Is(err, unix.EPERM) {
+			err = fmt.Errorf("%w: a program there or above shares the cgroup with nobody (no BPF_F_ALLOW_MULTI); bpftool cgroup tree shows it: detach it, or name another --cgroup-root", err)
+		}
 		if err != nil {
-			return changed, fmt.Errorf("attach %s to cgroup %s: %w", hook.name, root, err)
+			_, detached := DetachSockets(pins)
+			return 0, errors.Join(fmt.Errorf("attach %s to cgroup %s: %w", hook.name, root, err), detached)
 		}
 		if did {
 			changed++
@@ -134,6 +139,14 @@ func DetachSockets(pins string) (removed []string, failed error) {
 		removed = append(removed, entry.Name()+" from its cgroup")
 	}
 	return removed, failed
+}
+
+// CheckCgroup tells whether a directory is one of cgroup v2.
+func CheckCgroup(root string) error {
+	if _, err := cgroupID(root); err != nil {
+		return fmt.Errorf("read the cgroup %s: %w", root, err)
+	}
+	return nil
 }
 
 // cgroupID returns the kernel's id of a cgroup: the inode of its directory (kernfs, 64 bit).

@@ -206,38 +206,63 @@ func socketService(name string, protocol compile.Protocol, frontend string, back
 	return desired
 }
 
-// TestSocketEdge talks through the hooks with real sockets: the application reaches a backend and sees the frontend.
-func TestSocketEdge(t *testing.T) {
-	set, err := maps.New(maps.Sizes{Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 64, FlowsIPv4: 64, FlowsIPv6: 64, Embryos: 64, Devices: 16})
+// testSizes is room for a few of everything.
+var testSizes = maps.Sizes{Services: 64, Frontends: 64, Backends: 64, SlotBlocks: 64, FlowsIPv4: 64, FlowsIPv6: 64, Embryos: 64, Devices: 16}
+
+// socketEdge is the hooks on a cgroup of the test's own.
+type socketEdge struct {
+	set    *maps.Set
+	cgroup string
+	pins   string
+	*Programs
+}
+
+// newSocketEdge loads and attaches the hooks.
+func newSocketEdge(t *testing.T, constants Constants) socketEdge {
+	t.Helper()
+	set, err := maps.New(testSizes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer set.Close()
-	programs, err := Load(set, Constants{SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1000, SetRetval: true})
+	t.Cleanup(func() { set.Close() })
+	constants.SNATPortMin, constants.SNATPortMax = 61000, 65535
+	constants.JiffiesPerSecond, constants.SetRetval = 1000, true
+	programs, err := Load(set, constants)
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
-	defer programs.Close()
-	cgroup := testCgroup(t)
-	pins := filepath.Join("/sys/fs/bpf", fmt.Sprintf("weir-socket-%d", os.Getpid()))
-	t.Cleanup(func() { os.RemoveAll(pins) })
-	if changed, err := programs.AttachSockets(pins, cgroup); err != nil || changed != 10 {
+	t.Cleanup(func() { programs.Close() })
+	edge := socketEdge{set: set, cgroup: testCgroup(t), pins: mountBPFFS(t), Programs: programs}
+	if changed, err := programs.AttachSockets(edge.pins, edge.cgroup); err != nil || changed != len(programs.socketHooks()) {
 		t.Fatalf("attached %d programs: %v", changed, err)
 	}
-	if changed, err := programs.AttachSockets(pins, cgroup); err != nil || changed != 0 {
-		t.Errorf("a second time %d programs were attached: %v", changed, err)
-	}
-	defer func() {
-		if removed, err := DetachSockets(pins); err != nil || len(removed) != 10 {
+	t.Cleanup(func() {
+		if removed, err := DetachSockets(edge.pins); err != nil || len(removed) != len(programs.socketHooks()) {
 			t.Errorf("detached %v: %v", removed, err)
 		}
-	}()
+	})
+	return edge
+}
 
-	four, six := answer(t, "127.0.0.1", "four"), answer(t, "::1", "six")
-	applier, err := apply.New(set, zaptest.NewLogger(t))
+// serve writes services to the maps.
+func (e socketEdge) serve(t *testing.T, services ...compile.Service) {
+	t.Helper()
+	applier, err := apply.New(e.set, zaptest.NewLogger(t))
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := applier.Sync(services); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSocketEdge talks through the hooks with real sockets: the application reaches a backend and sees the frontend.
+func TestSocketEdge(t *testing.T) {
+	edge := newSocketEdge(t, Constants{})
+	if changed, err := edge.AttachSockets(edge.pins, edge.cgroup); err != nil || changed != 0 {
+		t.Errorf("a second time %d programs were attached: %v", changed, err)
+	}
+	four, six := answer(t, "127.0.0.1", "four"), answer(t, "::1", "six")
 	services := []compile.Service{
 		socketService("web", compile.TCP, "10.96.0.1:80", four), socketService("web6", compile.TCP, "[fd00:96::1]:80", six),
 		socketService("dns", compile.UDP, "10.96.0.1:53", four), socketService("dns6", compile.UDP, "[fd00:96::1]:53", six),
@@ -246,9 +271,7 @@ func TestSocketEdge(t *testing.T) {
 	}
 	local := socketService("local", compile.TCP, "10.96.0.3:80")
 	local.NoEndpoints = false
-	if _, err := applier.Sync(append(services, local)); err != nil {
-		t.Fatal(err)
-	}
+	edge.serve(t, append(services, local)...)
 
 	for _, test := range []struct {
 		name, network, address string
@@ -270,7 +293,7 @@ func TestSocketEdge(t *testing.T) {
 		{"not a frontend", "tcp", four.String(), socketReport{0, "four", four.String()}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := inCgroup(t, cgroup, test.network, test.address); got != test.want {
+			if got := inCgroup(t, edge.cgroup, test.network, test.address); got != test.want {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 		})

@@ -3,4 +3,4 @@ package maps
 // The maps and their records come from bpf/maps.h and bpf/types.h. `make generate` runs this with the
 // pinned compiler; what it writes is not committed.
 
-//go:generate go tool bpf2go -tags linux -target bpfel -type address -type frontend_key -type frontend -type algorithm -type slot_range -type service -type service_name -type slot_block -type backend -type tuple -type flow_key -type flow_key_ipv4 -type flow_action -type flow_half -type flow_state -type flow -type socket_peer -type socket_key -type socket_flow -type edge_kind -type device -type packet_counters -type traffic -type sweep_settings -type agent_record bpf ../bpf/maps.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -type address -type frontend_key -type frontend -type algorithm -type slot_range -type service -type service_name -type slot_block -type backend -type tuple -type flow_key -type flow_key_ipv4 -type flow_action -type flow_half -type flow_state -type flow -type socket_peer -type socket_key -type socket_flow -type network_namespace -type edge_kind -type device -type packet_counters -type traffic -type sweep_settings -type agent_record bpf ../bpf/maps.bpf.c

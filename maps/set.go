@@ -34,6 +34,8 @@ type Set struct {
 	FlowsIPv4    *ebpf.Map `ebpf:"flows_ipv4"`
 	FlowsIPv6    *ebpf.Map `ebpf:"flows_ipv6"`
 	Frontends    *ebpf.Map `ebpf:"frontends"`
+	LeftCgroups  *ebpf.Map `ebpf:"left_cgroups"`
+	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	NodeAddrs    *ebpf.Map `ebpf:"node_addrs"`
 	ServiceNames *ebpf.Map `ebpf:"service_names"`
 	ServiceStats *ebpf.Map `ebpf:"service_stats"`

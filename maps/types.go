@@ -30,6 +30,7 @@ type (
 	SocketPeer     = bpfSocketPeer
 	SocketKey      = bpfSocketKey
 	SocketFlow     = bpfSocketFlow
+	Namespace      = bpfNetworkNamespace
 	AgentRecord    = bpfAgentRecord
 )
 
@@ -88,6 +89,9 @@ const (
 	BackendLocal       uint32 = 1 << 0 // BACKEND_LOCAL
 	BackendTerminating uint32 = 1 << 1 // BACKEND_TERMINATING
 	BackendGone        uint32 = 1 << 2 // BACKEND_GONE
+
+	NamespaceLeft    uint32 = 1 << 0 // NAMESPACE_LEFT
+	NamespaceCgroups uint32 = 1 << 1 // NAMESPACE_CGROUPS
 
 	DeviceNoEthernet uint8 = 1 << 0 // DEVICE_NO_ETHERNET
 	DeviceToPods     uint8 = 1 << 1 // DEVICE_TO_PODS

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -16,6 +17,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/apply"
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/devices"
+	"github.com/weir-lb/weir/controlplane/namespaces"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/controlplane/store"
 	"github.com/weir-lb/weir/controlplane/sweep"
@@ -41,6 +43,11 @@ type daemon struct {
 	attacher *loader.Attacher
 	applier  *apply.Applier
 
+	nodeNetNS   uint64               // cookie of the agent's network namespace; 0: the kernel tells none
+	namespaces  *namespaces.Registry // nil: they are not told apart
+	sockets     status.Sockets       // of the parts that are made, then of retrySockets
+	podProblems atomic.Pointer[[]compile.Problem]
+
 	store      *store.Store
 	client     clientset.Interface // of the API server; nil where manifests are served
 	source     objectSource
@@ -59,7 +66,7 @@ func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
 		config: config, board: board, log: logTo(config.log, board),
 		changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
 	}
-	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeControlplane, d.makeDevices} {
+	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeSockets, d.makeControlplane, d.makeDevices} {
 		if err := part(); err != nil {
 			return nil, errors.Join(err, d.close())
 		}
@@ -85,23 +92,19 @@ func (d *daemon) makeDatapath() error {
 	if err != nil {
 		return err
 	}
-	hostNetNS, err := d.config.hostNetNS()
-	if err != nil {
+	if d.nodeNetNS, err = d.config.nodeNetNS(); err != nil {
 		return err
 	}
 	d.programs, err = loader.Adopt(pins, d.set, loader.Constants{
 		SNATPortMin: d.config.snatPorts.First, SNATPortMax: d.config.snatPorts.Last,
 		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
-		SetRetval: d.features.SetRetval, SocketHostNetNS: hostNetNS,
+		SetRetval: d.features.SetRetval, NodeNetNS: d.nodeNetNS, SocketHostOnly: d.config.socketLB == "host",
 	})
 	var refused *ebpf.VerifierError
 	if errors.As(err, &refused) {
 		d.log.Debug("the verifier refused a program", zap.String("log", fmt.Sprintf("%+v", refused)))
 	}
 	if err != nil {
-		return err
-	}
-	if err := d.attachSockets(pins); err != nil {
 		return err
 	}
 	d.attacher, err = loader.NewAttacher(d.programs, d.set, loader.AttachOptions{
@@ -127,7 +130,7 @@ func (d *daemon) makeControlplane() error {
 	d.controller = controlplane.New(controlplane.Options{
 		Store: d.store, Applier: d.applier, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
 		SNATPorts: compile.PortRange(d.config.snatPorts),
-		Problems:  []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems},
+		Problems:  []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems},
 		Applied:   func(store.Key, time.Time, time.Time) { wake(d.changed); wake(d.applied) },
 	})
 	d.sweeper, err = sweep.New(sweep.Options{
@@ -143,9 +146,17 @@ func (d *daemon) makeDevices() error {
 	var err error
 	d.devices, err = devices.New(devices.Options{
 		Set: d.set, Attacher: d.attacher, Patterns: d.config.devices, NodePorts: d.config.nodePorts,
-		Log: d.log, Changed: func() { wake(d.changed) },
+		Log: d.log, Changed: d.devicesChanged,
 	})
 	return err
+}
+
+// devicesChanged says that devices may be others: with a pod's device comes its network namespace.
+func (d *daemon) devicesChanged() {
+	wake(d.changed)
+	if d.namespaces != nil {
+		d.namespaces.Touch()
+	}
 }
 
 // run keeps everything going until the context ends or a part fails.
@@ -168,6 +179,11 @@ func (d *daemon) run(ctx context.Context) error {
 	part("follow the devices", d.devices.Run)
 	part("sweep the flows", d.sweeper.Run)
 	part("follow the backends", d.followBackends)
+	part("follow the pods", d.followPods)
+	part("attach the socket edge", d.retrySockets)
+	if d.namespaces != nil {
+		part("follow the network namespaces", d.namespaces.Run)
+	}
 	part("tell the status", d.tell)
 	d.log.Info("agent started", zap.String("node", d.config.nodeName), zap.String("bpffs", d.config.bpffs),
 		zap.Stringer("source", d.config.source), zap.String("version", version))

@@ -2,74 +2,178 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/namespaces"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/loader"
 )
 
-// hostNetNS returns the cookie of the one network namespace whose sockets are served; 0: those of all.
-func (c agentConfig) hostNetNS() (uint64, error) {
-	if c.socketLB != "host" {
-		return 0, nil
+// socketRetry is the pause between two tries to attach the socket edge.
+const socketRetry = 10 * time.Second
+
+// nodeNetNS returns the cookie of the network namespace that the agent is in. 0: the kernel tells none.
+func (c agentConfig) nodeNetNS() (uint64, error) {
+	cookie, err := namespaces.Cookie()
+	if err == nil || c.socketLB != "host" {
+		return cookie, nil
 	}
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("open a socket: %w", err)
-	}
-	defer unix.Close(socket)
-	cookie, err := unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("read the network namespace's cookie: %w: --socket-lb host needs Linux 5.14; use all or off", err)
-	}
-	return cookie, nil
+	return 0, fmt.Errorf("%w: --socket-lb host needs Linux 5.14; use all or off", err)
 }
 
-// attachSockets puts the socket edge on its cgroup, or takes it off where it shall not be.
-func (d *daemon) attachSockets(pins string) error {
-	edge := status.Sockets{Whose: d.config.socketLB}
-	defer func() { d.board.Change(func(s *status.Snapshot) { s.Sockets = edge }) }()
-	if edge.Whose == "off" {
-		_, err := loader.DetachSockets(pins)
+// makeSockets makes what knows the network namespaces, and puts the socket edge on its cgroup or takes it off.
+func (d *daemon) makeSockets() error {
+	d.sockets = status.Sockets{Whose: d.config.socketLB}
+	defer d.postSockets()
+	if d.config.socketLB == "off" {
+		_, err := loader.DetachSockets(pinsDir(d.config.bpffs))
 		return err
 	}
-	root := d.config.cgroupRoot
-	if root == "" {
-		var err error
-		if root, err = findCgroupRoot(); err != nil {
+	if d.config.cgroupRoot != "" {
+		if err := loader.CheckCgroup(d.config.cgroupRoot); err != nil {
 			return err
 		}
 	}
-	changed, err := d.programs.AttachSockets(pins, root)
-	if err != nil {
-		return err
+	root, err := d.cgroupRoot()
+	if d.nodeNetNS != 0 {
+		var failed error
+		d.namespaces, failed = namespaces.New(namespaces.Options{
+			Set: d.set, Log: d.log, CgroupRoot: root, Changed: func() { wake(d.changed) },
+		})
+		if failed != nil {
+			return failed
+		}
 	}
-	edge.Cgroup = root
-	d.log.Info("sockets are served", zap.String("cgroup", root), zap.String("whose", d.config.socketLB), zap.Int("changed", changed))
-	if !d.features.SetRetval {
-		edge.Reasons = []string{"what is refused at connect() fails with EPERM: the kernel has no bpf_set_retval (Linux 5.18)"}
+	if err == nil {
+		err = d.attachSockets(root)
+	}
+	if err != nil {
+		d.log.Error("the socket edge serves nobody", zap.Error(err))
+		d.sockets.Reasons = []string{err.Error()}
 	}
 	return nil
 }
 
-// findCgroupRoot returns where cgroup v2 is mounted, on unified and on hybrid hosts.
-func findCgroupRoot() (string, error) {
-	mounts, err := os.Open("/proc/self/mounts")
+// cgroupRoot returns the cgroup whose sockets are served.
+func (d *daemon) cgroupRoot() (string, error) {
+	if d.config.cgroupRoot != "" {
+		return d.config.cgroupRoot, nil
+	}
+	mounts, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return "", fmt.Errorf("find cgroup v2: %w", err)
 	}
 	defer mounts.Close()
-	lines := bufio.NewScanner(mounts)
+	return findCgroupRoot(mounts)
+}
+
+// attachSockets puts the socket edge on a cgroup.
+func (d *daemon) attachSockets(root string) error {
+	changed, err := d.programs.AttachSockets(pinsDir(d.config.bpffs), root)
+	if err != nil {
+		return err
+	}
+	d.sockets.Cgroup, d.sockets.Reasons = root, nil
+	if !d.features.SetRetval {
+		d.sockets.Reasons = append(d.sockets.Reasons, "what is refused at connect() fails with EPERM: the kernel has no bpf_set_retval (Linux 5.18)")
+	}
+	if d.nodeNetNS == 0 {
+		d.sockets.Reasons = append(d.sockets.Reasons, "all pods are served, also those that ask for socket-lb off: the kernel tells no network namespaces apart (Linux 5.14)")
+	}
+	d.log.Info("sockets are served", zap.String("cgroup", root), zap.String("whose", d.config.socketLB), zap.Int("changed", changed))
+	return nil
+}
+
+// postSockets tells what the socket edge serves.
+func (d *daemon) postSockets() {
+	edge := d.sockets
+	d.board.Change(func(s *status.Snapshot) { s.Sockets = edge })
+}
+
+// retrySockets attaches the socket edge as soon as that can be done, where it could not before.
+func (d *daemon) retrySockets(ctx context.Context) error {
+	for d.config.socketLB != "off" && d.sockets.Cgroup == "" {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(socketRetry):
+		}
+		root, err := d.cgroupRoot()
+		if err == nil {
+			err = d.attachSockets(root)
+		}
+		if err != nil {
+			d.sockets.Reasons = []string{err.Error()}
+		}
+		d.postSockets()
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// followPods tells the registry of network namespaces which pods there are.
+func (d *daemon) followPods(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.store.PodsChanged():
+		}
+		all, namespaces := d.store.Pods()
+		pods, problems := compile.Pods(all, namespaces, d.config.nodeName)
+		d.podProblems.Store(&problems)
+		if d.namespaces != nil {
+			d.namespaces.SetPods(pods)
+		}
+		wake(d.changed)
+	}
+}
+
+// socketProblems lists what is wrong with pods and network namespaces.
+func (d *daemon) socketProblems() []compile.Problem {
+	var problems []compile.Problem
+	if of := d.podProblems.Load(); of != nil {
+		problems = append(problems, *of...)
+	}
+	if d.namespaces != nil {
+		problems = append(problems, d.namespaces.Problems()...)
+	}
+	return problems
+}
+
+// findCgroupRoot reads from mountinfo where cgroup v2 is mounted, on unified and on hybrid hosts: the whole of it where
+// that is mounted anywhere.
+func findCgroupRoot(mountinfo io.Reader) (string, error) {
+	found := ""
+	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
-		if fields := strings.Fields(lines.Text()); len(fields) > 2 && fields[2] == "cgroup2" {
-			return fields[1], nil
+		// id, parent, device, root, mount point, ... - type: proc_pid_mountinfo(5)
+		before, after, _ := strings.Cut(lines.Text(), " - ")
+		fields := strings.Fields(before)
+		if len(fields) < 5 || !strings.HasPrefix(after, "cgroup2 ") {
+			continue
+		}
+		if point := strings.ReplaceAll(fields[4], `\040`, " "); found == "" || fields[3] == "/" {
+			found = point
+		}
+		if fields[3] == "/" {
+			break
 		}
 	}
-	return "", errors.Join(errors.New("no cgroup v2 is mounted: mount it, name it with --cgroup-root, or use --socket-lb off"), lines.Err())
+	if err := lines.Err(); err != nil {
+		return "", fmt.Errorf("find cgroup v2: %w", err)
+	}
+	if found == "" {
+		return "", errors.New("no cgroup v2 is mounted: mount it, name it with --cgroup-root, or use --socket-lb off")
+	}
+	return found, nil
 }

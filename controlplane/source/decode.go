@@ -77,9 +77,14 @@ func (out *decoded) decode(text []byte, standard typeMeta, depth int) {
 		read(out, text, &endpoints{})
 	case "v1 Node":
 		read(out, text, &corev1.Node{})
+	case "v1 Pod":
+		read(out, text, &corev1.Pod{})
+	case "v1 Namespace":
+		read(out, text, &corev1.Namespace{})
 	case "discovery.k8s.io/v1 EndpointSlice":
 		read(out, text, &discoveryv1.EndpointSlice{})
-	case "v1 List", "v1 ServiceList", "v1 EndpointsList", "v1 NodeList", "discovery.k8s.io/v1 EndpointSliceList":
+	case "v1 List", "v1 ServiceList", "v1 EndpointsList", "v1 NodeList", "v1 PodList", "v1 NamespaceList",
+		"discovery.k8s.io/v1 EndpointSliceList":
 		out.decodeList(meta, depth)
 	default:
 		if meta.Kind == "" || meta.APIVersion == "" {
@@ -139,6 +144,10 @@ func kindOf(object metav1.Object) string {
 		return "Endpoints"
 	case *corev1.Node:
 		return "Node"
+	case *corev1.Pod:
+		return "Pod"
+	case *corev1.Namespace:
+		return "Namespace"
 	default:
 		return "EndpointSlice"
 	}

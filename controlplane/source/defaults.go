@@ -34,6 +34,9 @@ func setDefaults(object metav1.Object) {
 	case *corev1.Node:
 		o.Namespace = ""
 		return
+	case *corev1.Namespace:
+		o.Namespace = ""
+		return
 	}
 	if object.GetNamespace() == "" {
 		object.SetNamespace(metav1.NamespaceDefault)

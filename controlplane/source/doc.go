@@ -2,8 +2,8 @@
 //
 // # Manifests
 //
-// A directory of ordinary Kubernetes YAML and JSON: v1 Service, Endpoints, Node and List, and
-// discovery.k8s.io/v1 EndpointSlice, any number of documents in a file. Files are named *.yaml, *.yml or
+// A directory of ordinary Kubernetes YAML and JSON: v1 Service, Endpoints, Node, Pod, Namespace and
+// List, and discovery.k8s.io/v1 EndpointSlice, any number of documents in a file. Files are named *.yaml, *.yml or
 // *.json; hidden files, editors' temporary files and sub-directories are not read, and other kinds are
 // ignored with a line in the log. Symbolic links are followed, and a directory laid out like a mounted
 // ConfigMap (..data) is taken in when it is swapped; what another link points to is read when the link

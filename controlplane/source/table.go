@@ -76,6 +76,9 @@ func (t *table) replace(old, now []located, arrived time.Time) store.Batch {
 		Services: map[store.Key]*corev1.Service{},
 		Slices:   map[store.Key]*discoveryv1.EndpointSlice{},
 		Nodes:    map[string]*corev1.Node{},
+
+		Pods:       map[store.Key]*corev1.Pod{},
+		Namespaces: map[string]*corev1.Namespace{},
 	}
 	for key := range touched {
 		t.deliver(key, &batch)
@@ -110,6 +113,10 @@ func (t *table) deliver(key objectKey, batch *store.Batch) {
 		t.remirror(key.Key, batch)
 	case "Node":
 		batch.Nodes[key.Name], _ = now.(*corev1.Node)
+	case "Pod":
+		batch.Pods[key.Key], _ = now.(*corev1.Pod)
+	case "Namespace":
+		batch.Namespaces[key.Name], _ = now.(*corev1.Namespace)
 	case "EndpointSlice":
 		batch.Slices[key.Key], _ = now.(*discoveryv1.EndpointSlice)
 	}

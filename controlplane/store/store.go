@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -31,10 +32,16 @@ type Batch struct {
 	Services map[Key]*corev1.Service
 	Slices   map[Key]*discoveryv1.EndpointSlice
 	Nodes    map[string]*corev1.Node
+
+	// No service is made of these: Pods and Namespaces hands them out.
+	Pods       map[Key]*corev1.Pod
+	Namespaces map[string]*corev1.Namespace
 }
 
 // Empty tells whether the batch changes nothing.
-func (b Batch) Empty() bool { return len(b.Services)+len(b.Slices)+len(b.Nodes) == 0 }
+func (b Batch) Empty() bool {
+	return len(b.Services)+len(b.Slices)+len(b.Nodes)+len(b.Pods)+len(b.Namespaces) == 0
+}
 
 // Item is a Service with all that belongs to it.
 type Item struct {
@@ -62,6 +69,10 @@ type Store struct {
 	nodes    map[string]*corev1.Node
 	unowned  map[Key]struct{} // slices that name no Service
 
+	pods        map[Key]*corev1.Pod
+	namespaces  map[string]*corev1.Namespace
+	podsChanged chan struct{} // holds one token when either has changed
+
 	dirty      map[Key]time.Time // Services to look at again -> arrival of the oldest change
 	nodesDirty time.Time
 	handed     time.Time // arrival of the oldest change that Next returned, until Next is called again
@@ -83,6 +94,10 @@ func New(gather time.Duration) *Store {
 		unowned:  map[Key]struct{}{},
 		dirty:    map[Key]time.Time{},
 		wake:     make(chan struct{}, 1),
+
+		pods:        map[Key]*corev1.Pod{},
+		namespaces:  map[string]*corev1.Namespace{},
+		podsChanged: make(chan struct{}, 1),
 	}
 }
 
@@ -99,6 +114,11 @@ func (s *Store) Update(b Batch) {
 	for name, node := range b.Nodes {
 		s.setNode(name, node, b.Arrived)
 	}
+	set(s.pods, b.Pods)
+	set(s.namespaces, b.Namespaces)
+	if len(b.Pods)+len(b.Namespaces) > 0 {
+		s.tellPods()
+	}
 	s.signal()
 }
 
@@ -109,6 +129,28 @@ func (s *Store) Synced() {
 	defer s.mu.Unlock()
 	s.synced = true
 	s.signal()
+	s.tellPods()
+}
+
+// PodsChanged holds a token when Pods or Namespaces have changed, and when the first listing is complete.
+func (s *Store) PodsChanged() <-chan struct{} { return s.podsChanged }
+
+// Pods returns all Pods in any order, and all Namespaces by name.
+func (s *Store) Pods() ([]*corev1.Pod, map[string]*corev1.Namespace) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.pods)), maps.Clone(s.namespaces)
+}
+
+// tellPods says that Pods or Namespaces have changed, once it is known which there are.
+func (s *Store) tellPods() {
+	if !s.synced {
+		return
+	}
+	select {
+	case s.podsChanged <- struct{}{}:
+	default:
+	}
 }
 
 // Next waits for work and takes it. The first is everything there is, even if that is nothing: what an
@@ -190,6 +232,17 @@ func (s *Store) Problems() []compile.Problem {
 	}
 	slices.SortFunc(problems, func(a, b compile.Problem) int { return strings.Compare(a.Object, b.Object) })
 	return problems
+}
+
+// set takes in objects, of which nil ones are gone.
+func set[K comparable, T any](held, changed map[K]*T) {
+	for key, object := range changed {
+		if object == nil {
+			delete(held, key)
+			continue
+		}
+		held[key] = object
+	}
 }
 
 func (s *Store) setService(key Key, service *corev1.Service, arrived time.Time) {
