@@ -6,7 +6,8 @@
  * born as a pair of embryos; the client's first packet after the backend's answer moves both to the flow
  * table. The reverse half is inserted first and claims its tuple: nobody else can be answered there.
  *
- *	flow_lookup()	the half a packet belongs to, wherever it is, or nothing
+ *	flow_lookup()	the half of an established flow that a packet belongs to
+ *	flow_lookup_embryo()	the half of one that is not established yet
  *	flow_open()	a new pair of embryos
  *	flow_remove()	both halves
  *	flow_record_foreign()	a connection that only looks like ours
@@ -282,7 +283,7 @@ static __always_inline enum flow_result embryo_forward(const struct packet *pack
 }
 
 /* Looks among the embryos. Off the hot path: once or twice in the life of a flow. */
-static __noinline int flow_lookup_embryo(struct packet *packet, struct flow_view *view)
+static __always_inline enum flow_result flow_lookup_embryo(struct packet *packet, struct flow_view *view)
 {
 	struct flow *embryo = bpf_map_lookup_elem(&embryos, &packet->key);
 
@@ -296,23 +297,21 @@ static __noinline int flow_lookup_embryo(struct packet *packet, struct flow_view
 }
 
 /*
- * The half a packet belongs to. FLOW_HIT: `view` says what to do with it. Reads one entry of the flow
- * table where the flow is established.
+ * The half of an established flow that a packet belongs to. True: `view` says what to do with it. Reads one
+ * entry of the flow table.
  */
-static __always_inline enum flow_result flow_lookup(struct packet *packet, struct flow_view *view)
+static __always_inline bool flow_lookup(struct packet *packet, struct flow_view *view)
 {
 	struct flow *flow = flow_table_lookup(&packet->key);
 
-	if (!flow)
-		return flow_lookup_embryo(packet, view);
-	if (!flow_read(flow, &packet->key, view))
-		return FLOW_MISS;
+	if (!flow || !flow_read(flow, &packet->key, view))
+		return false;
 	if (packet_is_syn(packet) && view->half == FLOW_HALF_FORWARD && view->action != FLOW_FOREIGN &&
 	    flow_is_closing(flow, &packet->key, view)) {
 		flow_remove(&packet->key, &view->to);
-		return FLOW_MISS;
+		return false;
 	}
-	return FLOW_HIT;
+	return true;
 }
 
 /*

@@ -6,193 +6,15 @@
 #ifndef WEIR_NODE_H
 #define WEIR_NODE_H
 
-#include "device.h"
 #include "leave.h"
-#include "nat.h"
-#include "route.h"
-#include "service.h"
-#include "snat.h"
+#include "node_open.h"
 
-static __always_inline int node_drop(void)
-{
-	count(drop_rewrite_failed);
-	return PACKET_DROP;
-}
-
-/* What a route says that does not lead out, or not by this hook. */
-static __always_inline int node_refuse(struct packet *packet, struct device *device, enum route_result result,
-				       const struct route *route)
-{
-	if (result == ROUTE_TOO_BIG)
-		return reply_too_big(packet, device, route->fib.mtu_result);
-	if (result == ROUTE_DROP) {
-		count(drop_no_route);
-		return PACKET_DROP;
-	}
-	return packet_pass_up();
-}
-
-/* The route of a packet that leaves again. */
-static __always_inline enum route_result node_route(struct packet *packet, struct flow_view *view,
-						    struct route *route)
-{
-	if (view->half == FLOW_HALF_FORWARD)
-		return route_find(packet, &view->to, route);
-	return route_find_back(packet, &view->to, view->ifindex, route);
-}
-
-/* A packet that leaves again: at XDP by the flow's next hop, while that is good, else by a route. */
-static __always_inline int node_forward(struct packet *packet, struct device *device, struct flow_view *view)
-{
-	struct hop *hop = PACKET_IS_XDP && view->flow ? &view->flow->hop : NULL;
-	enum route_result result;
-	struct route route;
-
-	if (packet->ttl <= 1)
-		return reply_time_exceeded(packet, device);
-	if (!hop || packet->tagged || !hop_is_good(hop, packet)) {
-		result = node_route(packet, view, &route);
-		if (!packet_can_send(packet, result, &route))
-			return node_refuse(packet, device, result, &route);
-		if (hop)
-			hop_remember(hop, &route, packet->now);
-	}
-	flow_account(packet, view);
-	if (!nat_rewrite(packet, &view->to, true))
-		return node_drop();
-	return hop ? packet_send_hop(packet, hop) : packet_send(packet, device, &route);
-}
-
-/* A packet of a known flow. */
-static __always_inline int node_translate(struct packet *packet, struct device *device, struct flow_view *view)
-{
-	if (view->action == FLOW_FORWARD)
-		return node_forward(packet, device, view);
-	if (view->action == FLOW_STACK && view->half == FLOW_HALF_REVERSE)
-		return PACKET_PASS; /* answers of local backends are turned back where they leave */
-	flow_account(packet, view);
-	if (view->action == FLOW_FOREIGN) {
-		count(pass_foreign);
-		return PACKET_PASS;
-	}
-	return nat_rewrite(packet, &view->to, false) ? PACKET_PASS : node_drop();
-}
-
-/*
- * A packet that no frontend is for. Into the SNAT range and of no flow, it may be an answer whose flow is
- * gone: the host's reset would end a connection that is not the host's.
- */
-static __always_inline int node_unclaimed(struct packet *packet)
-{
-	const struct tuple *tuple = &packet->key.tuple;
-
-	if (!snat_port_in_range(tuple->destination_port) || packet_is_syn(packet))
-		return PACKET_PASS;
-	if (!address_is_of_node(&tuple->destination) || socket_takes(packet->context, tuple, packet->key.protocol))
-		return PACKET_PASS;
-	count(drop_snat_orphan);
-	return PACKET_DROP;
-}
-
-/* Whether what the stack sends out of the device goes to this node's pods. */
-static __always_inline bool device_leads_to_pods(const struct device *device)
-{
-	return device && (device->edge == EDGE_POD || device->flags & DEVICE_TO_PODS);
-}
-
-/*
- * How a flow reaches its backend: through the stack, which keeps the client's address, or, where it is on
- * another node, from this node's address, so that answers come back through here. False: not at all.
- */
-static __always_inline bool node_plan(struct packet *packet, struct device *device, const struct backend *backend,
-				      struct birth *birth, struct flow_view *view)
-{
-	const struct address *source;
-	enum route_result result;
-	struct device *out;
-	struct route route;
-
-	if (backend->flags & BACKEND_LOCAL)
-		return true;
-	result = route_find(packet, &birth->to, &route);
-	out = device_find(route.fib.ifindex);
-	if (result == ROUTE_STACK || device_leads_to_pods(out))
-		return true;
-	if (packet->ttl <= 1)
-		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
-	if (!packet_can_send(packet, result, &route))
-		return flow_end(view, node_refuse(packet, device, result, &route));
-	source = out ? device_address(out, packet->ipv6) : NULL;
-	if (!source || address_is_zero(source)) {
-		count(drop_snat_no_address);
-		return flow_end(view, PACKET_DROP);
-	}
-	birth->action = FLOW_FORWARD;
-	birth->to.source = *source;
-	birth->snat = true;
-	return true;
-}
-
-static __always_inline int node_no_backend(struct packet *packet, struct device *device,
-					   const struct service *service)
-{
-	if (service->flags & SERVICE_NO_ENDPOINTS)
-		return reject(packet, device);
-	count(drop_no_local_endpoint);
-	return PACKET_DROP;
-}
-
-/* A packet to a frontend, of no flow yet. */
-static __always_inline bool node_open(struct packet *packet, struct device *device, const struct service *service,
-				      struct flow_view *view)
-{
-	__u32 index = service_pick(packet, service, SIDE_OUTSIDE);
-	struct backend *backend;
-	struct birth *birth;
-
-	if (!index)
-		return flow_end(view, node_no_backend(packet, device, service));
-	backend = backend_find(index);
-	if (!backend) {
-		count(drop_stale_backend);
-		return flow_end(view, PACKET_DROP);
-	}
-	birth = flow_prepare(packet, service, index, backend);
-	if (!birth)
-		return flow_end(view, PACKET_DROP);
-	return node_plan(packet, device, backend, birth, view) && flow_open(packet, birth, view);
-}
-
-/* A packet of no flow: whether one has been opened for it. */
-static __always_inline bool node_new(struct packet *packet, struct device *device, struct flow_view *view)
-{
-	struct service_view service;
-
-	switch (service_of_packet(packet, &service)) {
-	case SERVICE_NONE:
-		return flow_end(view, node_unclaimed(packet));
-	case SERVICE_STALE:
-		count(drop_stale_service);
-		return flow_end(view, PACKET_DROP);
-	case SERVICE_FOUND:
-		break;
-	}
-	if (!tuple_is_of_hosts(&packet->key.tuple))
-		return flow_end(view, PACKET_PASS);
-	/* The node's own connections have NodePorts too: only a SYN is certainly for the service. */
-	if (service.node_port && packet_is_tcp(packet) && !packet_is_syn(packet)) {
-		count(pass_without_flow);
-		return flow_end(view, PACKET_PASS);
-	}
-	return node_open(packet, device, service.service, view);
-}
-
-static __always_inline int node_arrive(packet_context *context)
+/* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
+static __noinline int node_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
-	enum flow_result found;
 	struct flow_view view;
 
 	if (!device)
@@ -205,12 +27,17 @@ static __always_inline int node_arrive(packet_context *context)
 		return PACKET_PASS;
 	}
 	packet.ifindex = packet.tagged ? 0 : device_logical(device, packet_ifindex(context));
-	found = flow_lookup(&packet, &view);
-	if (found == FLOW_REFUSED)
-		return PACKET_DROP;
-	if (found == FLOW_MISS && !node_new(&packet, device, &view))
-		return view.verdict;
-	return node_translate(&packet, device, &view);
+	if (flow_lookup(&packet, &view))
+		return node_translate(&packet, device, &view);
+	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
+}
+
+/* Two functions, one after the other: the stack of the one is not the other's. */
+static __always_inline int node_arrive(packet_context *context)
+{
+	int verdict = node_known(context);
+
+	return verdict == PACKET_BEGINS ? node_begin_scratch(context) : verdict;
 }
 
 #endif

@@ -66,8 +66,33 @@ static __always_inline int depart_foreign(struct packet *packet)
 	return PACKET_PASS;
 }
 
-SEC("tc")
-int node_egress(struct __sk_buff *context)
+/* Handles scratch->packet, which is of no established flow. Returns the verdict. */
+__noinline int depart_begin_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct packet packet = {};
+	struct flow_view view;
+	struct device *device;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	device = device_of_packet(context, packet.now);
+	if (!device)
+		return PACKET_PASS;
+	switch (flow_lookup_embryo(&packet, &view)) {
+	case FLOW_HIT:
+		return depart_answer(&packet, device, &view);
+	case FLOW_REFUSED:
+		return PACKET_DROP;
+	case FLOW_MISS:
+		break;
+	}
+	return depart_foreign(&packet);
+}
+
+/* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
+static __noinline int depart_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
@@ -80,15 +105,17 @@ int node_egress(struct __sk_buff *context)
 	if (parsed != PARSE_OK)
 		return packet_leave(parsed);
 	packet.ifindex = device_logical(device, packet_ifindex(context));
-	switch (flow_lookup(&packet, &view)) {
-	case FLOW_HIT:
+	if (flow_lookup(&packet, &view))
 		return depart_answer(&packet, device, &view);
-	case FLOW_REFUSED:
-		return PACKET_DROP;
-	case FLOW_MISS:
-		break;
-	}
-	return depart_foreign(&packet);
+	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
+}
+
+SEC("tc")
+int node_egress(struct __sk_buff *context)
+{
+	int verdict = depart_known(context);
+
+	return verdict == PACKET_BEGINS ? depart_begin_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -72,6 +72,9 @@ enum parse_result {
 	PARSE_EXTENSION, /* an IPv6 header chain too long or unknown */
 };
 
+/* No verdict: the packet is of no established flow, and lies in the scratch for whoever goes on with it. */
+#define PACKET_BEGINS 0x100
+
 struct vlan_header {
 	__be16 tci;
 	__be16 protocol;

@@ -7,8 +7,32 @@
 #include "leave.h"
 #include "nat.h"
 
-SEC("tc")
-int pod_egress(struct __sk_buff *context)
+static __always_inline int pod_answer(struct packet *packet, const struct flow_view *view)
+{
+	if (view->half != FLOW_HALF_REVERSE || view->action != FLOW_STACK)
+		return PACKET_PASS;
+	flow_account(packet, view);
+	if (nat_rewrite(packet, &view->to, false))
+		return PACKET_PASS;
+	count(drop_rewrite_failed);
+	return PACKET_DROP;
+}
+
+/* Handles scratch->packet, which is of no established flow. Returns the verdict. */
+__noinline int pod_answer_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct packet packet = {};
+	struct flow_view view;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	return flow_lookup_embryo(&packet, &view) == FLOW_HIT ? pod_answer(&packet, &view) : PACKET_PASS;
+}
+
+/* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
+static __noinline int pod_answer_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
@@ -21,13 +45,17 @@ int pod_egress(struct __sk_buff *context)
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
 	if (parsed != PARSE_OK)
 		return packet_leave(parsed);
-	if (flow_lookup(&packet, &view) != FLOW_HIT || view.half != FLOW_HALF_REVERSE || view.action != FLOW_STACK)
-		return PACKET_PASS;
-	flow_account(&packet, &view);
-	if (nat_rewrite(&packet, &view.to, false))
-		return PACKET_PASS;
-	count(drop_rewrite_failed);
-	return PACKET_DROP;
+	if (flow_lookup(&packet, &view))
+		return pod_answer(&packet, &view);
+	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
+}
+
+SEC("tc")
+int pod_egress(struct __sk_buff *context)
+{
+	int verdict = pod_answer_known(context);
+
+	return verdict == PACKET_BEGINS ? pod_answer_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

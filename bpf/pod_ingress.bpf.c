@@ -101,13 +101,35 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 	return pod_open(packet, device, service.service, view);
 }
 
-SEC("tc")
-int pod_ingress(struct __sk_buff *context)
+/* Handles scratch->packet, which is of no established flow. Returns the verdict. */
+__noinline int pod_begin_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct packet packet = {};
+	struct flow_view view;
+	enum flow_result found;
+	struct device *device;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	device = device_of_packet(context, packet.now);
+	if (!device)
+		return PACKET_PASS;
+	found = flow_lookup_embryo(&packet, &view);
+	if (found == FLOW_REFUSED)
+		return PACKET_DROP;
+	if (found == FLOW_MISS && !pod_new(&packet, device, &view))
+		return view.verdict;
+	return pod_translate(&packet, device, &view);
+}
+
+/* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
+static __noinline int pod_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
-	enum flow_result found;
 	struct flow_view view;
 
 	if (!device)
@@ -121,12 +143,17 @@ int pod_ingress(struct __sk_buff *context)
 		return PACKET_PASS;
 	}
 	packet.ifindex = packet_ifindex(context);
-	found = flow_lookup(&packet, &view);
-	if (found == FLOW_REFUSED)
-		return PACKET_DROP;
-	if (found == FLOW_MISS && !pod_new(&packet, device, &view))
-		return view.verdict;
-	return pod_translate(&packet, device, &view);
+	if (flow_lookup(&packet, &view))
+		return pod_translate(&packet, device, &view);
+	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
+}
+
+SEC("tc")
+int pod_ingress(struct __sk_buff *context)
+{
+	int verdict = pod_known(context);
+
+	return verdict == PACKET_BEGINS ? pod_begin_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -37,6 +37,7 @@ struct scratch {
 	struct birth birth;
 	struct flow_key reverse;
 	struct flow half;
+	struct bpf_sock_tuple socket;
 	struct icmp_error error;
 	__u32 icmp_second; /* jiffies / jiffies_per_second, in which icmp_spent errors were sent */
 	__u32 icmp_spent;

@@ -14,27 +14,31 @@
 /* Whether a socket of this network namespace takes packets of this tuple, connected or listening. */
 static __always_inline bool socket_takes(packet_context *context, const struct tuple *tuple, __u8 protocol)
 {
-	struct bpf_sock_tuple key;
+	struct scratch *scratch = scratch_find();
+	struct bpf_sock_tuple *key;
 	struct bpf_sock *socket;
 	__u32 size;
 
+	if (!scratch)
+		return false;
+	key = &scratch->socket;
 	if (address_is_ipv4(&tuple->destination)) {
-		key.ipv4.saddr = address_ipv4(&tuple->source);
-		key.ipv4.daddr = address_ipv4(&tuple->destination);
-		key.ipv4.sport = tuple->source_port;
-		key.ipv4.dport = tuple->destination_port;
-		size = sizeof(key.ipv4);
+		key->ipv4.saddr = address_ipv4(&tuple->source);
+		key->ipv4.daddr = address_ipv4(&tuple->destination);
+		key->ipv4.sport = tuple->source_port;
+		key->ipv4.dport = tuple->destination_port;
+		size = sizeof(key->ipv4);
 	} else {
-		__builtin_memcpy(key.ipv6.saddr, &tuple->source, sizeof(key.ipv6.saddr));
-		__builtin_memcpy(key.ipv6.daddr, &tuple->destination, sizeof(key.ipv6.daddr));
-		key.ipv6.sport = tuple->source_port;
-		key.ipv6.dport = tuple->destination_port;
-		size = sizeof(key.ipv6);
+		__builtin_memcpy(key->ipv6.saddr, &tuple->source, sizeof(key->ipv6.saddr));
+		__builtin_memcpy(key->ipv6.daddr, &tuple->destination, sizeof(key->ipv6.daddr));
+		key->ipv6.sport = tuple->source_port;
+		key->ipv6.dport = tuple->destination_port;
+		size = sizeof(key->ipv6);
 	}
 	if (protocol == IPPROTO_TCP)
-		socket = bpf_sk_lookup_tcp(context, &key, size, BPF_F_CURRENT_NETNS, 0);
+		socket = bpf_sk_lookup_tcp(context, key, size, BPF_F_CURRENT_NETNS, 0);
 	else
-		socket = bpf_sk_lookup_udp(context, &key, size, BPF_F_CURRENT_NETNS, 0);
+		socket = bpf_sk_lookup_udp(context, key, size, BPF_F_CURRENT_NETNS, 0);
 	if (!socket)
 		return false;
 	bpf_sk_release(socket);
@@ -48,14 +52,29 @@ static __always_inline __be16 snat_port_at(__u32 position)
 	return bpf_htons(snat_port_min + position % size);
 }
 
+/* Claims answers for scratch->birth as it is; scratch->reverse becomes their key. 0: another has the tuple. */
+__noinline int snat_try_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct flow_key *reverse;
+
+	if (!scratch)
+		return 0;
+	reverse = &scratch->reverse;
+	flow_other_key(reverse, &scratch->packet.key, &scratch->birth.to);
+	scratch->half.seal = flow_seal(reverse);
+	if (scratch->birth.snat && socket_takes(context, &reverse->tuple, reverse->protocol))
+		return 0;
+	return flow_claim();
+}
+
 /*
  * Claims answers for the flow: with the client's own port if that may be, else with one of the SNAT range,
- * from a random place on. scratch->half is the reverse entry, scratch->reverse becomes its key.
+ * from a random place on. scratch->half is the reverse entry.
  */
 static __always_inline bool snat_claim(packet_context *context, struct scratch *scratch)
 {
 	struct birth *birth = &scratch->birth;
-	struct flow_key *reverse = &scratch->reverse;
 	bool own_port = !birth->snat || snat_port_in_range(birth->to.source_port);
 	__u32 start = bpf_get_prandom_u32();
 	int i;
@@ -63,11 +82,7 @@ static __always_inline bool snat_claim(packet_context *context, struct scratch *
 	for (i = 0; i < SNAT_PROBES; i++) {
 		if (i > 0 || !own_port)
 			birth->to.source_port = snat_port_at(start + i);
-		flow_other_key(reverse, &scratch->packet.key, &birth->to);
-		scratch->half.seal = flow_seal(reverse);
-		if (birth->snat && socket_takes(context, &reverse->tuple, reverse->protocol))
-			continue;
-		if (flow_claim())
+		if (snat_try_scratch(context))
 			return true;
 	}
 	return false;

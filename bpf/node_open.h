@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What arrives at the node edge and is of no established flow: an embryo moves on, a packet to a frontend opens
+ * a flow. In a global function: the verifier checks it once, by itself.
+ */
+#ifndef WEIR_NODE_OPEN_H
+#define WEIR_NODE_OPEN_H
+
+#include "node_translate.h"
+#include "service.h"
+#include "snat.h"
+
+/*
+ * A packet that no frontend is for. Into the SNAT range and of no flow, it may be an answer whose flow is
+ * gone: the host's reset would end a connection that is not the host's.
+ */
+static __always_inline int node_unclaimed(struct packet *packet)
+{
+	const struct tuple *tuple = &packet->key.tuple;
+
+	if (!snat_port_in_range(tuple->destination_port) || packet_is_syn(packet))
+		return PACKET_PASS;
+	if (!address_is_of_node(&tuple->destination) || socket_takes(packet->context, tuple, packet->key.protocol))
+		return PACKET_PASS;
+	count(drop_snat_orphan);
+	return PACKET_DROP;
+}
+
+/* Whether what the stack sends out of the device goes to this node's pods. */
+static __always_inline bool device_leads_to_pods(const struct device *device)
+{
+	return device && (device->edge == EDGE_POD || device->flags & DEVICE_TO_PODS);
+}
+
+/*
+ * How a flow reaches its backend: through the stack, which keeps the client's address, or, where it is on
+ * another node, from this node's address, so that answers come back through here. False: not at all.
+ */
+static __always_inline bool node_plan(struct packet *packet, struct device *device, const struct backend *backend,
+				      struct birth *birth, struct flow_view *view)
+{
+	const struct address *source;
+	enum route_result result;
+	struct device *out;
+	struct route route;
+
+	if (backend->flags & BACKEND_LOCAL)
+		return true;
+	result = route_find(packet, &birth->to, &route);
+	out = device_find(route.fib.ifindex);
+	if (result == ROUTE_STACK || device_leads_to_pods(out))
+		return true;
+	if (packet->ttl <= 1)
+		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
+	if (!packet_can_send(packet, result, &route))
+		return flow_end(view, node_refuse(packet, device, result, &route));
+	source = out ? device_address(out, packet->ipv6) : NULL;
+	if (!source || address_is_zero(source)) {
+		count(drop_snat_no_address);
+		return flow_end(view, PACKET_DROP);
+	}
+	birth->action = FLOW_FORWARD;
+	birth->to.source = *source;
+	birth->snat = true;
+	return true;
+}
+
+static __always_inline int node_no_backend(struct packet *packet, struct device *device,
+					   const struct service *service)
+{
+	if (service->flags & SERVICE_NO_ENDPOINTS)
+		return reject(packet, device);
+	count(drop_no_local_endpoint);
+	return PACKET_DROP;
+}
+
+/* A packet to a frontend, of no flow yet. */
+static __always_inline bool node_open(struct packet *packet, struct device *device, const struct service *service,
+				      struct flow_view *view)
+{
+	__u32 index = service_pick(packet, service, SIDE_OUTSIDE);
+	struct backend *backend;
+	struct birth *birth;
+
+	if (!index)
+		return flow_end(view, node_no_backend(packet, device, service));
+	backend = backend_find(index);
+	if (!backend) {
+		count(drop_stale_backend);
+		return flow_end(view, PACKET_DROP);
+	}
+	birth = flow_prepare(packet, service, index, backend);
+	if (!birth)
+		return flow_end(view, PACKET_DROP);
+	return node_plan(packet, device, backend, birth, view) && flow_open(packet, birth, view);
+}
+
+/* A packet of no flow: whether one has been opened for it. */
+static __always_inline bool node_new(struct packet *packet, struct device *device, struct flow_view *view)
+{
+	struct service_view service;
+
+	switch (service_of_packet(packet, &service)) {
+	case SERVICE_NONE:
+		return flow_end(view, node_unclaimed(packet));
+	case SERVICE_STALE:
+		count(drop_stale_service);
+		return flow_end(view, PACKET_DROP);
+	case SERVICE_FOUND:
+		break;
+	}
+	if (!tuple_is_of_hosts(&packet->key.tuple))
+		return flow_end(view, PACKET_PASS);
+	/* The node's own connections have NodePorts too: only a SYN is certainly for the service. */
+	if (service.node_port && packet_is_tcp(packet) && !packet_is_syn(packet)) {
+		count(pass_without_flow);
+		return flow_end(view, PACKET_PASS);
+	}
+	return node_open(packet, device, service.service, view);
+}
+
+/* Handles scratch->packet, which is of no established flow. Returns the verdict. */
+__noinline int node_begin_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct packet packet = {};
+	struct flow_view view;
+	enum flow_result found;
+	struct device *device;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	device = device_of_packet(context, packet.now);
+	if (!device)
+		return PACKET_PASS;
+	found = flow_lookup_embryo(&packet, &view);
+	if (found == FLOW_REFUSED)
+		return PACKET_DROP;
+	if (found == FLOW_MISS && !node_new(&packet, device, &view))
+		return view.verdict;
+	return node_translate(&packet, device, &view);
+}
+
+#endif

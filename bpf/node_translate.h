@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the node edge does with a packet whose flow is known, or has just been opened. */
+#ifndef WEIR_NODE_TRANSLATE_H
+#define WEIR_NODE_TRANSLATE_H
+
+#include "device.h"
+#include "flow.h"
+#include "nat.h"
+#include "route.h"
+
+static __always_inline int node_drop(void)
+{
+	count(drop_rewrite_failed);
+	return PACKET_DROP;
+}
+
+/* What a route says that does not lead out, or not by this hook. */
+static __always_inline int node_refuse(struct packet *packet, struct device *device, enum route_result result,
+				       const struct route *route)
+{
+	if (result == ROUTE_TOO_BIG)
+		return reply_too_big(packet, device, route->fib.mtu_result);
+	if (result == ROUTE_DROP) {
+		count(drop_no_route);
+		return PACKET_DROP;
+	}
+	return packet_pass_up();
+}
+
+/* The route of a packet that leaves again. */
+static __always_inline enum route_result node_route(struct packet *packet, struct flow_view *view,
+						    struct route *route)
+{
+	if (view->half == FLOW_HALF_FORWARD)
+		return route_find(packet, &view->to, route);
+	return route_find_back(packet, &view->to, view->ifindex, route);
+}
+
+/* A packet that leaves again: at XDP by the flow's next hop, while that is good, else by a route. */
+static __always_inline int node_forward(struct packet *packet, struct device *device, struct flow_view *view)
+{
+	struct hop *hop = PACKET_IS_XDP && view->flow ? &view->flow->hop : NULL;
+	enum route_result result;
+	struct route route;
+
+	if (packet->ttl <= 1)
+		return reply_time_exceeded(packet, device);
+	if (!hop || packet->tagged || !hop_is_good(hop, packet)) {
+		result = node_route(packet, view, &route);
+		if (!packet_can_send(packet, result, &route))
+			return node_refuse(packet, device, result, &route);
+		if (hop)
+			hop_remember(hop, &route, packet->now);
+	}
+	flow_account(packet, view);
+	if (!nat_rewrite(packet, &view->to, true))
+		return node_drop();
+	return hop ? packet_send_hop(packet, hop) : packet_send(packet, device, &route);
+}
+
+/* A packet of a known flow. */
+static __always_inline int node_translate(struct packet *packet, struct device *device, struct flow_view *view)
+{
+	if (view->action == FLOW_FORWARD)
+		return node_forward(packet, device, view);
+	if (view->action == FLOW_STACK && view->half == FLOW_HALF_REVERSE)
+		return PACKET_PASS; /* answers of local backends are turned back where they leave */
+	flow_account(packet, view);
+	if (view->action == FLOW_FOREIGN) {
+		count(pass_foreign);
+		return PACKET_PASS;
+	}
+	return nat_rewrite(packet, &view->to, false) ? PACKET_PASS : node_drop();
+}
+
+#endif
