@@ -178,8 +178,14 @@ func (c *Conn) Abort() error {
 }
 
 // LocalAddrPort is the connection's own address and port.
-func (c *Conn) LocalAddrPort() netip.AddrPort {
-	switch address := c.LocalAddr().(type) {
+func (c *Conn) LocalAddrPort() netip.AddrPort { return addrPortOf(c.LocalAddr()) }
+
+// RemoteAddrPort is what the connection was made to.
+func (c *Conn) RemoteAddrPort() netip.AddrPort { return addrPortOf(c.RemoteAddr()) }
+
+// addrPortOf turns the net package's kind of address into the other one.
+func addrPortOf(address net.Addr) netip.AddrPort {
+	switch address := address.(type) {
 	case *net.TCPAddr:
 		return unmapped(address.AddrPort())
 	case *net.UDPAddr:

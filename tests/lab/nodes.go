@@ -111,3 +111,6 @@ func (l *Lab) RouteBy(node *Host, to netip.Addr) error {
 	}
 	return l.Client.replaceRoute(device, route{to: hostPrefix(to), via: l.Outer(node, family), source: l.Client.Addr(family)})
 }
+
+// Node returns the node that the host is a pod of, itself for a node, nil for a host outside of the cluster.
+func (h *Host) Node() *Host { return h.node }

@@ -155,10 +155,18 @@ func (a *Agent) WaitFrontend(frontend netip.AddrPort, protocol compile.Protocol)
 }
 
 // WaitGone waits until the maps have no frontend of the service.
-func (a *Agent) WaitGone(s Service) error {
+func (a *Agent) WaitGone(s Service) error { return a.WaitOnly(s, nil, nil) }
+
+// WaitOnly waits until the service's frontends of those kinds and families are in the maps, and no others.
+func (a *Agent) WaitOnly(s Service, kinds []compile.FrontendKind, families []compile.Family) error {
 	return a.wait(func() error {
 		for _, f := range s.keys() {
-			if _, err := a.Backends(f.address, f.protocol); !errors.Is(err, ebpf.ErrKeyNotExist) {
+			_, err := a.Backends(f.address, f.protocol)
+			stays := slices.Contains(kinds, f.kind) && slices.Contains(families, f.family)
+			if stays && err != nil {
+				return fmt.Errorf("frontend %s %s of %s: %w", f.address, f.protocol, s.Name, err)
+			}
+			if !stays && !errors.Is(err, ebpf.ErrKeyNotExist) {
 				return fmt.Errorf("frontend %s %s of %s is still there (%w)", f.address, f.protocol, s.Name, err)
 			}
 		}
@@ -183,6 +191,7 @@ type frontendOf struct {
 	address  netip.AddrPort
 	protocol compile.Protocol
 	family   compile.Family
+	kind     compile.FrontendKind
 }
 
 // keys lists every frontend of the service.
@@ -191,8 +200,8 @@ func (s Service) keys() []frontendOf {
 	for _, protocol := range []compile.Protocol{compile.TCP, compile.UDP} {
 		for _, kind := range append(slices.Clone(s.Kinds), compile.ClusterIP) {
 			keys = append(keys,
-				frontendOf{s.key(kind, compile.IPv4), protocol, compile.IPv4},
-				frontendOf{s.key(kind, compile.IPv6), protocol, compile.IPv6})
+				frontendOf{s.key(kind, compile.IPv4), protocol, compile.IPv4, kind},
+				frontendOf{s.key(kind, compile.IPv6), protocol, compile.IPv6, kind})
 		}
 	}
 	return keys

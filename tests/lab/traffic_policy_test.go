@@ -4,6 +4,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,7 +36,7 @@ func expectServers(t *testing.T, from *lab.Host, protocol compile.Protocol, to n
 	}
 	got := map[string]bool{}
 	for n := 0; n < each*len(hosts) || (len(got) < len(want) && n < 2*each*len(hosts)); n++ {
-		answer, err := from.Ask(protocol, netip.AddrPort{}, to)
+		answer, err := from.Ask(protocol, unusedPort(from, protocol, to), to)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,6 +45,24 @@ func expectServers(t *testing.T, from *lab.Host, protocol compile.Protocol, to n
 	if !maps.Equal(got, want) {
 		t.Errorf("%s asks %s by %s: %q answer, want %q", from.Role, to, protocol, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
+}
+
+// usedPorts counts the ports that datagrams to a frontend have come from, by host and frontend.
+var usedPorts sync.Map
+
+// unusedPort returns an address that no flow of a UDP frontend is known from: one would keep its backend, where a new
+// one is to show what the choice is. TCP needs none, nor does it keep one.
+func unusedPort(from *lab.Host, protocol compile.Protocol, to netip.AddrPort) netip.AddrPort {
+	if protocol == compile.TCP {
+		return netip.AddrPort{}
+	}
+	count, _ := usedPorts.LoadOrStore(from.Name+" "+to.String(), &atomic.Uint32{})
+	family := compile.IPv4
+	if to.Addr().Is6() {
+		family = compile.IPv6
+	}
+	// Below what clientPort gives out.
+	return netip.AddrPortFrom(from.Addr(family), uint16(10000+count.(*atomic.Uint32).Add(1)%10000))
 }
 
 // expectSilence fails the test unless nothing comes back: no answer, and no refusal either.
