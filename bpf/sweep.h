@@ -10,8 +10,12 @@
 #include "maps.h"
 #include "tuple.h"
 
-/* A byte is written for that many elements. */
-#define SWEEP_PIECE 4096
+/*
+ * A piece of the walk ends after that many elements at the latest, and at every milestone: an entry of no flow,
+ * which the agent puts into the tables here and there. Without them a walk over empty buckets, of which the program
+ * knows nothing, would be one long piece.
+ */
+#define SWEEP_PIECE 512
 
 /* What is swept. */
 enum sweep_table {
@@ -103,25 +107,31 @@ static __always_inline bool sweep_expired(const struct sweep_settings *settings,
 	return idle >= sweep_timeout(settings, flow, peer, other->protocol);
 }
 
-/* Ends a piece of the walk at every SWEEP_PIECE elements. */
-static __always_inline void sweep_pause(struct bpf_iter__bpf_map_elem *context)
+/* A milestone's key is of no protocol (maps/milestones.go). */
+static __always_inline bool sweep_is_milestone(const struct flow_key *key)
 {
-	struct bpf_iter_meta *meta = context->meta;
+	return !key->protocol;
+}
 
-	if (meta->seq_num && meta->seq_num % SWEEP_PIECE == 0)
+/* Ends the piece with this element, where it should: a read of the iterator ends when it has got a byte. */
+static __always_inline void sweep_pause(const struct bpf_iter_meta *meta, const struct flow_key *key)
+{
+	if (sweep_is_milestone(key) || (meta->seq_num && meta->seq_num % SWEEP_PIECE == 0))
 		bpf_seq_write(meta->seq, "", 1);
 }
 
-/* One half, by its key and its value in the table. */
-static __always_inline int sweep_half(enum sweep_table table, const struct flow_key *key, const struct flow *flow)
+/* One element of a table. */
+static __always_inline int sweep_element(struct bpf_iter_meta *meta, enum sweep_table table,
+					 const struct flow_key *key, const struct flow *flow)
 {
 	struct sweep_settings *settings;
 	struct flow_key other;
 	struct tuple to;
 	__u32 zero = 0;
 
+	sweep_pause(meta, key);
 	settings = bpf_map_lookup_elem(&sweep_config, &zero);
-	if (!settings)
+	if (!settings || sweep_is_milestone(key))
 		return 0;
 	to = flow->to;
 	flow_other_key(&other, key, &to);

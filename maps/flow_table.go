@@ -79,22 +79,38 @@ func (t FlowTable) Delete(key FlowKey) error {
 // Each calls visit with every half until it returns false, as the function Each does.
 func (t FlowTable) Each(visit func(FlowKey, Flow) bool) error {
 	more := true
+	visitFlow := func(key FlowKey, flow Flow) bool {
+		more = key.isMilestone() || visit(key, flow)
+		return more
+	}
 	if t.ipv4 != nil {
-		err := Each(t.ipv4, func(key FlowKeyIPv4, flow Flow) bool {
-			more = visit(key.unpacked(), flow)
-			return more
-		})
+		err := Each(t.ipv4, func(key FlowKeyIPv4, flow Flow) bool { return visitFlow(key.unpacked(), flow) })
 		if err != nil || !more {
 			return err
 		}
 	}
-	return Each(t.others, visit)
+	return Each(t.others, visitFlow)
+}
+
+// Count returns how many halves there are of each family.
+func (t FlowTable) Count() (ipv4, ipv6 int, err error) {
+	err = t.Each(func(key FlowKey, _ Flow) bool {
+		if key.isIPv4() {
+			ipv4++
+		} else {
+			ipv6++
+		}
+		return true
+	})
+	return ipv4, ipv6, err
 }
 
 // packs reports whether a key is short in this table.
 func (t FlowTable) packs(key FlowKey) bool {
-	return t.ipv4 != nil && key.Tuple.Source.Addr().Is4()
+	return t.ipv4 != nil && key.isIPv4()
 }
+
+func (k bpfFlowKey) isIPv4() bool { return k.Tuple.Source.Addr().Is4() }
 
 // packed returns the short form of an IPv4 key.
 func (k bpfFlowKey) packed() FlowKeyIPv4 {

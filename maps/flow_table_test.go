@@ -41,6 +41,9 @@ func TestFlowTable(t *testing.T) {
 	}
 	wantHalves(t, set.FlowsIPv4, 4)
 	wantHalves(t, set.FlowsIPv6, 2)
+	if ipv4, ipv6, err := table.Count(); err != nil || ipv4 != 4 || ipv6 != 2 {
+		t.Errorf("%d and %d halves are counted (%v), not 4 and 2", ipv4, ipv6, err)
+	}
 	visited := 0
 	err = table.Each(func(key FlowKey, flow Flow) bool {
 		visited++

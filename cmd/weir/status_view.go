@@ -120,6 +120,7 @@ func (v *statusView) unhealthy(now time.Time) []string {
 // readFill counts what is in the maps that can fill up.
 func readFill(set *maps.Set) ([]mapView, error) {
 	var views []mapView
+	ipv4, ipv6, failed := set.FlowTable().Count()
 	add := func(name string, m *ebpf.Map, count func() (int, error)) error {
 		used, err := count()
 		views = append(views, mapView{
@@ -132,9 +133,9 @@ func readFill(set *maps.Set) ([]mapView, error) {
 		add("services", set.Services, func() (int, error) { return countKeys[uint32, maps.ServiceName](set.ServiceNames) }),
 		add("slots", set.Slots, func() (int, error) { return countBlocks(set) }),
 		add("backends", set.Backends, func() (int, error) { return countBackends(set) }),
-		add("flows_ipv4", set.FlowsIPv4, func() (int, error) { return countKeys[maps.FlowKeyIPv4, maps.Flow](set.FlowsIPv4) }),
-		add("flows_ipv6", set.FlowsIPv6, func() (int, error) { return countKeys[maps.FlowKey, maps.Flow](set.FlowsIPv6) }),
-		add("embryos", set.Embryos, func() (int, error) { return countKeys[maps.FlowKey, maps.Flow](set.Embryos) }),
+		add("flows_ipv4", set.FlowsIPv4, func() (int, error) { return ipv4, failed }),
+		add("flows_ipv6", set.FlowsIPv6, func() (int, error) { return ipv6, failed }),
+		add("embryos", set.Embryos, func() (int, error) { return countEmbryos(set) }),
 		add("socket_flows", set.SocketFlows, func() (int, error) { return countKeys[maps.SocketKey, maps.SocketFlow](set.SocketFlows) }),
 		add("devices", set.Devices, func() (int, error) { return countKeys[uint32, maps.Device](set.Devices) }),
 		add("node_addrs", set.NodeAddrs, func() (int, error) { return countKeys[maps.Address, uint32](set.NodeAddrs) }),
@@ -146,6 +147,12 @@ func countKeys[K, V any](m *ebpf.Map) (int, error) {
 	count := 0
 	err := each(m, func(K, V) { count++ })
 	return count, err
+}
+
+// countEmbryos counts the halves of flows that are not established.
+func countEmbryos(set *maps.Set) (int, error) {
+	ipv4, ipv6, err := set.EmbryoTable().Count()
+	return ipv4 + ipv6, err
 }
 
 // countBackends counts the backends that are in use.

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/weir-lb/weir/controlplane/apply"
 	"github.com/weir-lb/weir/loader"
@@ -94,6 +96,9 @@ func (s *Sweeper) Once(ctx context.Context) error {
 	if err := s.configure(); err != nil {
 		return err
 	}
+	if err := s.options.Set.PlantMilestones(); err != nil {
+		return err
+	}
 	var done work
 	for _, part := range s.parts() {
 		walked, err := walk(ctx, part.program, part.table)
@@ -150,7 +155,7 @@ func (s *Sweeper) configure() error {
 // work is what a walk took.
 type work struct {
 	pieces  int
-	longest time.Duration // of the pieces: for so long a CPU did nothing else
+	longest time.Duration // of the pieces, in CPU time: for so long a CPU did nothing else
 }
 
 func (w *work) add(other work) {
@@ -158,10 +163,12 @@ func (w *work) add(other work) {
 	w.longest = max(w.longest, other.longest)
 }
 
-// walk runs the iterator over a whole table. The program writes a byte for every few thousand elements, and
-// a read ends when its buffer is full: with a buffer of one byte each read is a piece of that size. After each
-// it rests as long as the piece took, so that a sweep takes half a CPU at most.
+// walk runs the iterator over a whole table. The program writes a byte now and then (bpf/sweep.h), and a read ends
+// when its buffer is full: with a buffer of one byte each read is a bounded piece. After each it rests as long as the
+// piece took, so that a sweep takes half a CPU at most.
 func walk(ctx context.Context, program *ebpf.Program, table *ebpf.Map) (done work, err error) {
+	runtime.LockOSThread() // whose CPU time is measured
+	defer runtime.UnlockOSThread()
 	iterator, err := link.AttachIter(link.IterOptions{Program: program, Map: table})
 	if err != nil {
 		return done, fmt.Errorf("attach the iterator: %w", err)
@@ -174,9 +181,9 @@ func walk(ctx context.Context, program *ebpf.Program, table *ebpf.Map) (done wor
 	defer func() { err = errors.Join(err, pieces.Close()) }()
 	var piece [1]byte
 	for ctx.Err() == nil {
-		start := time.Now()
+		start := threadTime()
 		_, err := pieces.Read(piece[:])
-		took := time.Since(start)
+		took := threadTime() - start
 		done.pieces++
 		done.longest = max(done.longest, took)
 		if errors.Is(err, io.EOF) {
@@ -188,4 +195,13 @@ func walk(ctx context.Context, program *ebpf.Program, table *ebpf.Map) (done wor
 		time.Sleep(took)
 	}
 	return done, ctx.Err()
+}
+
+// threadTime returns the CPU time that the thread has had. Unlike the time of day it does not grow while others run.
+func threadTime() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
+		return 0 // it always has that clock
+	}
+	return time.Duration(now.Nano())
 }

@@ -263,8 +263,8 @@ func TestRunEnds(t *testing.T) {
 	}
 }
 
-// fill makes a table of many flows, of which every tenth is idle for too long.
-func (b *bench) fill(t testing.TB, flows int) {
+// fillSome makes a table of many flows, of which every tenth is idle for too long.
+func (b *bench) fillSome(t testing.TB, flows int) {
 	t.Helper()
 	for n := range flows {
 		idle := 0
@@ -280,12 +280,12 @@ func TestALargeTableIsSweptInPieces(t *testing.T) {
 	b := newBench(t, 65536)
 	const flows = 30000
 	b.once(t) // the programs are told the timeouts
-	b.fill(t, flows)
+	b.fillSome(t, flows)
 	done, err := walk(context.Background(), b.sweeper.options.Programs.SweepFlowsIPv4, b.set.FlowsIPv4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if done.pieces < 2*flows/4096 {
+	if done.pieces < 2*flows/512 {
 		t.Errorf("%d pieces for %d elements", done.pieces, 2*flows)
 	}
 	b.once(t)
@@ -300,27 +300,5 @@ func TestALargeTableIsSweptInPieces(t *testing.T) {
 	cancel()
 	if err := b.sweeper.Once(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("a sweep that was called off: %v", err)
-	}
-}
-
-// BenchmarkSweep measures a sweep of the default table, empty and full, and the longest piece of it.
-func BenchmarkSweep(b *testing.B) {
-	for _, flows := range []int{0, 262144} {
-		b.Run(fmt.Sprint(2*flows), func(b *testing.B) {
-			bench := newBench(b, 524288)
-			bench.once(b)
-			for n := range flows {
-				bench.put(b, bench.set.FlowTable(), n, 6, maps.FlowForward, &half{maps.FlowEstablished, 0}, &half{maps.FlowEstablished, 0})
-			}
-			longest := time.Duration(0)
-			for b.Loop() {
-				done, err := walk(context.Background(), bench.sweeper.options.Programs.SweepFlowsIPv4, bench.set.FlowsIPv4)
-				if err != nil {
-					b.Fatal(err)
-				}
-				longest = max(longest, done.longest)
-			}
-			b.ReportMetric(float64(longest.Microseconds()), "longest-us")
-		})
 	}
 }
