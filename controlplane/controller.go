@@ -48,6 +48,9 @@ type Options struct {
 	// Applied is told of each changed object once the maps hold it: Services by namespace and name, Nodes
 	// by name. It is called by Run and must be quick. May be nil.
 	Applied func(object store.Key, arrived, applied time.Time)
+
+	// Written is told what each write of the maps took, also of those that failed. As Applied.
+	Written func(took time.Duration, all bool, err error)
 }
 
 // Controller carries changes from the store to the maps.
@@ -159,6 +162,9 @@ func (c *Controller) write() {
 		problems, err = c.options.Applier.Apply(changed, removed)
 	default:
 		problems = c.applierProblems
+	}
+	if c.options.Written != nil {
+		c.options.Written(time.Since(start), c.full, err)
 	}
 	if err != nil {
 		c.failed(err)

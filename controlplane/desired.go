@@ -23,6 +23,7 @@ type desired struct {
 	compiled  map[store.Key]compile.Result // without those that ask for nothing and have no problem
 	frontends *claims.Frontends
 	vips      *claims.VIPs
+	checks    map[store.Key]compile.HealthCheck
 	services  map[compile.ID]compile.Service // with the frontends that they own, at least one
 }
 
@@ -34,6 +35,7 @@ func newDesired(nodeName, proxyName string, get func(store.Key) store.Item) *des
 		compiled:  map[store.Key]compile.Result{},
 		frontends: claims.NewFrontends(),
 		vips:      claims.NewVIPs(),
+		checks:    map[store.Key]compile.HealthCheck{},
 		services:  map[compile.ID]compile.Service{},
 	}
 }
@@ -98,6 +100,9 @@ func (d *desired) compile(item store.Item, touched map[compile.ID]struct{}, stal
 		stale[key] = struct{}{}
 	}
 	d.compiled[item.Key] = result
+	if d.checks[item.Key] = result.HealthCheck; result.HealthCheck == (compile.HealthCheck{}) {
+		delete(d.checks, item.Key)
+	}
 	if len(result.Services)+len(result.Problems) == 0 {
 		delete(d.compiled, item.Key)
 	}

@@ -2,11 +2,13 @@ package controlplane
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/store"
 )
 
 // Status is how far the maps are behind the objects, and what is wrong with those.
@@ -45,22 +47,43 @@ func (c *Controller) Status() Status {
 	return status
 }
 
+// Progress is what Status says but for the problems: it is cheap.
+func (c *Controller) Progress() Status {
+	waiting, _ := c.options.Store.Oldest()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.behind(waiting)
+}
+
+// behind returns how far the maps are behind. Waiting is the oldest change that has not been taken.
+func (c *Controller) behind(waiting time.Time) Status {
+	status := c.status
+	status.Pending = len(c.pending)
+	if oldest := oldestOf(c.arrived, waiting); !oldest.IsZero() {
+		status.Lag = time.Since(oldest)
+	}
+	return status
+}
+
 // snapshot returns what the controller itself knows.
 func (c *Controller) snapshot() Status {
 	waiting, _ := c.options.Store.Oldest() // before the lock: work that is taken meanwhile shows up below
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	status := c.status
+	status := c.behind(waiting)
 	status.Services = len(c.desired.services)
 	for _, service := range c.desired.services {
 		status.Frontends += len(service.Frontends)
 	}
-	status.Pending = len(c.pending)
-	if oldest := oldestOf(c.arrived, waiting); !oldest.IsZero() {
-		status.Lag = time.Since(oldest)
-	}
 	status.Problems = append(c.desired.problems(), c.applierProblems...)
 	return status
+}
+
+// HealthChecks returns the health checks that Services ask for.
+func (c *Controller) HealthChecks() map[store.Key]compile.HealthCheck {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.desired.checks)
 }
 
 // Services returns what the maps shall hold, in order of the IDs.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -15,9 +16,13 @@ import (
 	"github.com/weir-lb/weir/maps"
 )
 
+// lateAfter is how long a change may wait before the node counts as unhealthy: twice kube-proxy's syncPeriod.
+const lateAfter = time.Minute
+
 // agentFlags are the flags of agent, as they were given.
 type agentFlags struct {
 	source        sourceFlags
+	health        healthFlags
 	nodeName      string
 	bpffs         string
 	devices       []string
@@ -51,6 +56,7 @@ nothing that is right. weir cleanup removes everything.`,
 	}
 	f := c.Flags()
 	flags.source.add(c)
+	flags.health.add(c)
 	f.StringVar(&flags.nodeName, "node-name", "", "name of this node's Node object (default: the host's name)")
 	bpffsFlag(c, &flags.bpffs)
 	f.StringSliceVar(&flags.devices, "devices", nil, "devices that traffic from outside arrives by, like eth0,bond* (default: found by itself)")
@@ -91,6 +97,8 @@ func sizeFlags(c *cobra.Command, sizes *maps.Sizes) {
 // agentConfig is what an agent works with.
 type agentConfig struct {
 	source     sourceConfig
+	health     healthFlags
+	late       time.Duration // changes that wait for longer make the node unhealthy
 	nodeName   string
 	bpffs      string
 	devices    []string
@@ -107,11 +115,14 @@ type agentConfig struct {
 // parse checks the flags. The error is a usageError.
 func (f agentFlags) parse() (agentConfig, error) {
 	config := agentConfig{
-		nodeName: f.nodeName, bpffs: f.bpffs, devices: f.devices,
+		nodeName: f.nodeName, late: lateAfter, bpffs: f.bpffs, devices: f.devices,
 		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, sizes: f.sizes,
 	}
 	var err error
 	if config.source, err = f.source.parse(); err != nil {
+		return config, err
+	}
+	if config.health, err = f.health.parse(); err != nil {
 		return config, err
 	}
 	if err := oneOf("--xdp", f.xdp, "auto", "native", "generic", "off"); err != nil {

@@ -17,6 +17,8 @@ import (
 	"github.com/weir-lb/weir/controlplane/apply"
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/devices"
+	"github.com/weir-lb/weir/controlplane/health"
+	"github.com/weir-lb/weir/controlplane/metrics"
 	"github.com/weir-lb/weir/controlplane/namespaces"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/controlplane/store"
@@ -55,8 +57,14 @@ type daemon struct {
 	devices    *devices.Manager
 	sweeper    *sweep.Sweeper
 
+	metrics     *metrics.Metrics
+	programming *metrics.Programming
+	proxy       *health.Proxy
+	checks      *health.Services
+
 	changed chan struct{} // holds one token while the board is behind
 	applied chan struct{} // holds one token while the devices do not know of the latest backends
+	checked chan struct{} // holds one token while the health checks do not know of the latest endpoints
 }
 
 // newDaemon makes the parts, and adopts what is pinned. The datapath is changed by nothing but a newer version of a
@@ -65,6 +73,7 @@ func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
 	d := &daemon{
 		config: config, board: board, log: logTo(config.log, board),
 		changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
+		checked: make(chan struct{}, 1),
 	}
 	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeSockets, d.makeControlplane, d.makeDevices} {
 		if err := part(); err != nil {
@@ -123,6 +132,7 @@ func wantsClsact(mode string, features loader.Features) (bool, error) {
 
 // makeControlplane makes what brings the services into the maps, and sweeps the flows.
 func (d *daemon) makeControlplane() error {
+	d.makeHealth()
 	var err error
 	if d.applier, err = apply.New(d.set, d.log); err != nil {
 		return err
@@ -130,8 +140,9 @@ func (d *daemon) makeControlplane() error {
 	d.controller = controlplane.New(controlplane.Options{
 		Store: d.store, Applier: d.applier, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
 		SNATPorts: compile.PortRange(d.config.snatPorts),
-		Problems:  []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems},
-		Applied:   func(store.Key, time.Time, time.Time) { wake(d.changed); wake(d.applied) },
+		Problems:  []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems},
+		Applied:   d.appliedObject,
+		Written:   func(took time.Duration, _ bool, err error) { d.metrics.Written(took, err) },
 	})
 	d.sweeper, err = sweep.New(sweep.Options{
 		Set: d.set, Programs: d.programs, Applier: d.applier,
@@ -185,6 +196,9 @@ func (d *daemon) run(ctx context.Context) error {
 		part("follow the network namespaces", d.namespaces.Run)
 	}
 	part("tell the status", d.tell)
+	part("answer the health checks of Services", d.answerChecks)
+	part("answer /healthz", d.serveHealth)
+	part("answer /metrics", d.serveMetrics)
 	d.log.Info("agent started", zap.String("node", d.config.nodeName), zap.String("bpffs", d.config.bpffs),
 		zap.Stringer("source", d.config.source), zap.String("version", version))
 	err := group.Wait()

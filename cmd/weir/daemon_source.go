@@ -15,7 +15,8 @@ import (
 type objectSource interface {
 	Run(ctx context.Context) error
 	Problems() []compile.Problem
-	Failure() string // why changes are not heard of; empty where they are
+	NodeMissing() bool // a Node of the agent's name is to be there, and is not
+	Failure() string   // why changes are not heard of; empty where they are
 }
 
 // makeSource makes what reads the objects, and the store that they go to.

@@ -57,19 +57,11 @@ func each[K, V any](m *ebpf.Map, do func(K, V)) error {
 
 // readTraffic reads the counters at an index, summed over the CPUs.
 func readTraffic(m *ebpf.Map, index uint32) (trafficView, error) {
-	var perCPU []maps.Traffic
-	if err := m.Lookup(index, &perCPU); err != nil {
-		return trafficView{}, fmt.Errorf("read %s: %w", m, err)
-	}
-	var sum trafficView
-	for _, t := range perCPU {
-		sum.Flows += t.Flows
-		sum.Packets += t.Packets
-		sum.Bytes += t.Bytes
-		sum.ReplyPackets += t.ReplyPackets
-		sum.ReplyBytes += t.ReplyBytes
-	}
-	return sum, nil
+	sum, err := maps.ReadTraffic(m, index)
+	return trafficView{
+		Flows: sum.Flows, Packets: sum.Packets, Bytes: sum.Bytes,
+		ReplyPackets: sum.ReplyPackets, ReplyBytes: sum.ReplyBytes,
+	}, err
 }
 
 // nameOf reads a zero-padded name.

@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"reflect"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/cilium/ebpf"
 
@@ -67,7 +64,7 @@ func readStatus(bpffs string) (statusView, error) {
 	if view.Maps, err = readFill(set); err != nil {
 		return view, err
 	}
-	if view.Counters, err = readCounters(set); err != nil {
+	if view.Counters, err = set.ReadCounters(); err != nil {
 		return view, err
 	}
 	if view.Agent.Snapshot != nil {
@@ -187,36 +184,6 @@ func countBlocks(set *maps.Set) (int, error) {
 func blocksOf(table maps.SlotRange) int {
 	perBlock := len(maps.SlotBlock{}.Backend)
 	return (int(table.Count) + perBlock - 1) / perBlock
-}
-
-// readCounters returns the programs' counters by their names in C, summed over the CPUs.
-func readCounters(set *maps.Set) (map[string]uint64, error) {
-	var perCPU []maps.PacketCounters
-	if err := set.Counters.Lookup(uint32(0), &perCPU); err != nil {
-		return nil, fmt.Errorf("read counters: %w", err)
-	}
-	sums := map[string]uint64{}
-	for _, cpu := range perCPU {
-		value := reflect.ValueOf(cpu)
-		for i := range value.NumField() {
-			if field := value.Type().Field(i); field.IsExported() {
-				sums[snakeCase(field.Name)] += value.Field(i).Uint()
-			}
-		}
-	}
-	return sums, nil
-}
-
-// snakeCase turns a field's name in Go back into the one in C.
-func snakeCase(name string) string {
-	var out strings.Builder
-	for i, r := range name {
-		if unicode.IsUpper(r) && i > 0 {
-			out.WriteByte('_')
-		}
-		out.WriteRune(unicode.ToLower(r))
-	}
-	return out.String()
 }
 
 // readSNAT counts the addresses that SNAT has, and what they are worth.

@@ -44,6 +44,8 @@ type Result struct {
 	Services []Service // none if the Service is not ours, or has no usable port
 	Problems []Problem
 
+	HealthCheck HealthCheck
+
 	// Endpoints are the addresses that the slices name, sorted, refused ones included. When one becomes
 	// or ceases to be a VIP, the Service has to be compiled again.
 	Endpoints []netip.Addr
@@ -69,6 +71,7 @@ func Compile(in Input) Result {
 			}
 		}
 	}
+	result.HealthCheck = readHealthCheck(in, table, problems)
 	result.Problems = problems.list
 	return result
 }

@@ -130,6 +130,10 @@ func (w *world) describe() string {
 	for _, service := range w.maps.all() {
 		describeService(&out, service)
 	}
+	checks := w.controller.HealthChecks()
+	for _, key := range slices.SortedFunc(maps.Keys(checks), func(a, b store.Key) int { return strings.Compare(a.String(), b.String()) }) {
+		fmt.Fprintf(&out, "health check of %s: port %d, %d local\n", key, checks[key].Port, checks[key].Local)
+	}
 	problems := append(w.problems, w.controller.Status().Problems...)
 	if len(problems) > 0 {
 		fmt.Fprintln(&out, "problems")

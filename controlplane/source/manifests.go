@@ -341,6 +341,9 @@ func (m *Manifests) Problems() []compile.Problem {
 	return problems
 }
 
+// NodeMissing is about sources that must have a Node of the agent's name: manifests may do without.
+func (m *Manifests) NodeMissing() bool { return false }
+
 // Failure says in a sentence why changes are not heard of; empty where they are.
 func (m *Manifests) Failure() string {
 	m.mu.Lock()

@@ -80,6 +80,8 @@ type Store struct {
 	started    bool          // Next has returned work once
 	taken      time.Time     // when Next last returned work
 	wake       chan struct{} // holds one token when Next should look again
+
+	serviceChanges, sliceChanges uint64
 }
 
 // New returns an empty store. Changes that follow a batch of work within gather are collected for that
@@ -193,6 +195,13 @@ func (s *Store) Node(name string) *corev1.Node {
 	return s.nodes[name]
 }
 
+// Changes returns how many changes of Services and slices have been taken in.
+func (s *Store) Changes() (services, slices uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.serviceChanges, s.sliceChanges
+}
+
 // Oldest returns the arrival of the oldest change that its consumer has not taken note of, or false if
 // there is none: what Next returned counts until Next is called again.
 func (s *Store) Oldest() (arrived time.Time, waiting bool) {
@@ -249,6 +258,7 @@ func (s *Store) setService(key Key, service *corev1.Service, arrived time.Time) 
 	if s.services[key] == service {
 		return
 	}
+	s.serviceChanges++
 	if service == nil {
 		delete(s.services, key)
 	} else {
@@ -262,6 +272,7 @@ func (s *Store) setSlice(key Key, slice *discoveryv1.EndpointSlice, arrived time
 	if old == slice {
 		return
 	}
+	s.sliceChanges++
 	s.dropSlice(key, old, arrived)
 	if slice == nil {
 		return

@@ -60,14 +60,21 @@ func localAddresses() map[netip.Addr]bool {
 	return local
 }
 
+// NodeMissing tells whether the server has said that there is no Node of the agent's name.
+func (s *Source) NodeMissing() bool {
+	s.mu.Lock()
+	_, unlisted := s.unlisted[nodes]
+	s.mu.Unlock()
+	return !unlisted && !s.failures.failing(nodes) && s.options.Store.Node(s.options.NodeName) == nil
+}
+
 // nodeProblems says that there is no Node of the name that the agent goes by.
 func (s *Source) nodeProblems() []compile.Problem {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, unlisted := s.unlisted[nodes]
-	if unlisted || s.failures.failing(nodes) || s.options.Store.Node(s.options.NodeName) != nil {
+	if !s.NodeMissing() {
 		return nil
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	advice := "name the one that this machine is with --node-name (kubectl get nodes lists them)"
 	if s.suggestion != "" {
 		advice = fmt.Sprintf("Node %s has an address of this machine: use --node-name %s", s.suggestion, s.suggestion)

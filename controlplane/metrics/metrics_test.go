@@ -1,0 +1,95 @@
+package metrics
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+)
+
+// nothing collects nothing.
+type nothing struct{}
+
+func (nothing) Describe(out chan<- *prometheus.Desc) { out <- mapEntries }
+func (nothing) Collect(chan<- prometheus.Metric)     {}
+
+// TestNoLocalEndpoints counts services with endpoints in the cluster, and none here, by policy (rule P05).
+func TestNoLocalEndpoints(t *testing.T) {
+	backend := []compile.Backend{{}}
+	id := func(scope compile.Scope, family compile.Family) compile.ID {
+		return compile.ID{Scope: scope, Family: family}
+	}
+	m := New("v1", nothing{}, func() State {
+		return State{All: []compile.Service{
+			{ID: id(compile.ScopeAll, compile.IPv4)},                                         // internal
+			{ID: id(compile.ScopeAll, compile.IPv4), NoEndpoints: true},                      // none anywhere
+			{ID: id(compile.ScopeAll, compile.IPv6), Inside: backend},                        // fine
+			{ID: id(compile.ScopeExternal, compile.IPv6), Inside: backend},                   // external
+			{ID: id(compile.ScopeExternal, compile.IPv6), Inside: backend, Outside: backend}, // fine
+		}}
+	})
+	text := scrape(t, m)
+	for labels, want := range map[string]int{
+		`ip_family="IPv4",traffic_policy="internal"`: 1, `ip_family="IPv4",traffic_policy="external"`: 0,
+		`ip_family="IPv6",traffic_policy="internal"`: 0, `ip_family="IPv6",traffic_policy="external"`: 1,
+	} {
+		line := fmt.Sprintf("kubeproxy_sync_proxy_rules_no_local_endpoints_total{%s} %d", labels, want)
+		if !slices.Contains(text, line) {
+			t.Errorf("no line %s", line)
+		}
+	}
+}
+
+// scrape returns the lines that Prometheus would get.
+func scrape(t *testing.T, m *Metrics) []string {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	m.Handler().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	if answer.Code != 200 {
+		t.Fatalf("%d: %s", answer.Code, answer.Body)
+	}
+	return strings.Split(answer.Body.String(), "\n")
+}
+
+// TestE12_Programming: each change of a slice counts once, from its trigger; what was before the agent does not.
+func TestE12_Programming(t *testing.T) {
+	start := time.Now()
+	var counted []string
+	p := NewProgramming(start, func(family string, took time.Duration) { counted = append(counted, fmt.Sprint(family, " ", took)) })
+	key := types.NamespacedName{Namespace: "default", Name: "web"}
+	slice := func(name string, trigger time.Time) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{
+			ObjectMeta: metav1.ObjectMeta{
+				Name:        name,
+				Annotations: map[string]string{corev1.EndpointsLastChangeTriggerTime: trigger.Format(time.RFC3339Nano)},
+			},
+			AddressType: discoveryv1.AddressTypeIPv6,
+		}
+	}
+	old, first, second := start.Add(-time.Hour), start.Add(time.Second), start.Add(2*time.Second)
+	service := &corev1.Service{}
+	apply := func(after time.Duration, service *corev1.Service, slices ...*discoveryv1.EndpointSlice) {
+		p.Applied(key, service, slices, start.Add(after))
+	}
+	apply(time.Second, service, slice("a", old))
+	apply(2*time.Second, service, slice("a", first), slice("b", old))
+	apply(3*time.Second, service, slice("a", first), slice("b", old)) // the Service changed
+	apply(4*time.Second, service, slice("a", second), &discoveryv1.EndpointSlice{})
+	apply(5*time.Second, nil)
+	if want := []string{"IPv6 1s", "IPv6 2s"}; !slices.Equal(counted, want) {
+		t.Errorf("counted %q, want %q", counted, want)
+	}
+	if len(p.seen) > 0 {
+		t.Error("a Service that is gone is remembered")
+	}
+}
