@@ -51,6 +51,10 @@ type Options struct {
 
 	// Written is told what each write of the maps took, also of those that failed. As Applied.
 	Written func(took time.Duration, all bool, err error)
+
+	// Departed is called by Run when the maps have been brought up to date at the start, and then when they say of a
+	// backend that it has left a service. It must be quick. May be nil.
+	Departed func()
 }
 
 // Controller carries changes from the store to the maps.
@@ -209,6 +213,8 @@ func (c *Controller) succeeded(problems []compile.Problem) {
 	c.full, c.retryAt, c.backoff = false, time.Time{}, freshBackoff()
 	now := time.Now()
 	c.mu.Lock()
+	departed := c.desired.departed || !c.status.Synced
+	c.desired.departed = false
 	arrived := c.arrived
 	c.arrived, c.pending, c.applierProblems = map[store.Key]time.Time{}, map[compile.ID]struct{}{}, problems
 	c.status.Synced, c.status.Failures, c.status.LastApplied = true, 0, now
@@ -217,6 +223,9 @@ func (c *Controller) succeeded(problems []compile.Problem) {
 	}
 	c.mu.Unlock()
 
+	if departed && c.options.Departed != nil {
+		c.options.Departed()
+	}
 	if c.options.Applied == nil {
 		return
 	}

@@ -25,6 +25,7 @@ type desired struct {
 	vips      *claims.VIPs
 	checks    map[store.Key]compile.HealthCheck
 	services  map[compile.ID]compile.Service // with the frontends that they own, at least one
+	departed  bool                           // a backend has left one of them
 }
 
 func newDesired(nodeName, proxyName string, get func(store.Key) store.Item) *desired {
@@ -133,10 +134,24 @@ func (d *desired) settle(id compile.ID) (changed bool) {
 	now, known := d.frontends.Get(id)
 	if !known || len(now.Frontends) == 0 {
 		delete(d.services, id)
+		d.departed = d.departed || had
 		return had
 	}
 	d.services[id] = now
+	d.departed = d.departed || loses(old, now)
 	return !had || !old.Equal(now)
+}
+
+// loses tells whether a backend has left a service.
+func loses(old, now compile.Service) bool {
+	for _, lists := range [][2][]compile.Backend{{old.Inside, now.Inside}, {old.Outside, now.Outside}} {
+		for _, was := range lists[0] {
+			if !slices.ContainsFunc(lists[1], func(is compile.Backend) bool { return is.Address == was.Address }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // problems lists all that is wrong with what was compiled.

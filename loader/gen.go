@@ -12,4 +12,6 @@ package loader
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketSendmsg ../bpf/socket_sendmsg.bpf.c
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketRecvmsg ../bpf/socket_recvmsg.bpf.c
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketGetpeername ../bpf/socket_getpeername.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketList ../bpf/socket_list.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketDestroy ../bpf/socket_destroy.bpf.c
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketBind ../bpf/socket_bind.bpf.c

@@ -108,14 +108,7 @@ func (p *Programs) load(spec *ebpf.CollectionSpec) error {
 			return fmt.Errorf("set constant %s: %w", name, err)
 		}
 	}
-	replacements := make(map[string]*ebpf.Map)
-	for name, shared := range p.set.Replacements() {
-		if definition, ok := spec.Maps[name]; ok {
-			definition.MaxEntries = shared.MaxEntries()
-			replacements[name] = shared
-		}
-	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: sharedMaps(spec, p.set)})
 	if err != nil {
 		return fmt.Errorf("load programs: %w", err)
 	}
@@ -126,6 +119,18 @@ func (p *Programs) load(spec *ebpf.CollectionSpec) error {
 		}
 	}
 	return nil
+}
+
+// sharedMaps returns the maps of the set that an object uses, and makes it expect their sizes.
+func sharedMaps(spec *ebpf.CollectionSpec, set *maps.Set) map[string]*ebpf.Map {
+	shared := make(map[string]*ebpf.Map)
+	for name, m := range set.Replacements() {
+		if definition, ok := spec.Maps[name]; ok {
+			definition.MaxEntries = m.MaxEntries()
+			shared[name] = m
+		}
+	}
+	return shared
 }
 
 // fields yields the name of every program and where its handle is kept.

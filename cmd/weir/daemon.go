@@ -20,6 +20,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/health"
 	"github.com/weir-lb/weir/controlplane/metrics"
 	"github.com/weir-lb/weir/controlplane/namespaces"
+	"github.com/weir-lb/weir/controlplane/sockets"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/controlplane/store"
 	"github.com/weir-lb/weir/controlplane/sweep"
@@ -47,7 +48,9 @@ type daemon struct {
 
 	nodeNetNS   uint64               // cookie of the agent's network namespace; 0: the kernel tells none
 	namespaces  *namespaces.Registry // nil: they are not told apart
-	sockets     status.Sockets       // of the parts that are made, then of retrySockets
+	edge        status.Sockets       // of the parts that are made, then of retrySockets
+	kernel      *loader.Sockets      // nil: the kernel does not tell which sockets are connected to what
+	closer      *sockets.Closer      // nil: neither
 	podProblems atomic.Pointer[[]compile.Problem]
 
 	store      *store.Store
@@ -143,6 +146,7 @@ func (d *daemon) makeControlplane() error {
 		Problems:  []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems},
 		Applied:   d.appliedObject,
 		Written:   func(took time.Duration, _ bool, err error) { d.metrics.Written(took, err) },
+		Departed:  d.backendsLeft,
 	})
 	d.sweeper, err = sweep.New(sweep.Options{
 		Set: d.set, Programs: d.programs, Applier: d.applier,
@@ -192,6 +196,9 @@ func (d *daemon) run(ctx context.Context) error {
 	part("follow the backends", d.followBackends)
 	part("follow the pods", d.followPods)
 	part("attach the socket edge", d.retrySockets)
+	if d.closer != nil {
+		part("close sockets of removed backends", d.closer.Run)
+	}
 	if d.namespaces != nil {
 		part("follow the network namespaces", d.namespaces.Run)
 	}
@@ -212,6 +219,9 @@ func (d *daemon) close() error {
 	var err error
 	if d.attacher != nil {
 		err = errors.Join(err, d.attacher.Close())
+	}
+	if d.kernel != nil {
+		err = errors.Join(err, d.kernel.Close())
 	}
 	if d.programs != nil {
 		err = errors.Join(err, d.programs.Close())

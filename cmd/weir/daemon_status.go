@@ -70,6 +70,9 @@ func (d *daemon) post() {
 		s.Changes = status.Changes(changes)
 		s.Problems = problemsOf(state.Problems)
 		s.Attachments = attachmentsOf(attachments)
+		if d.closer != nil {
+			s.Sockets.Closed = d.closer.Closed()
+		}
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/namespaces"
+	"github.com/weir-lb/weir/controlplane/sockets"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/loader"
 )
@@ -32,7 +33,7 @@ func (c agentConfig) nodeNetNS() (uint64, error) {
 
 // makeSockets makes what knows the network namespaces, and puts the socket edge on its cgroup or takes it off.
 func (d *daemon) makeSockets() error {
-	d.sockets = status.Sockets{Whose: d.config.socketLB}
+	d.edge = status.Sockets{Whose: d.config.socketLB}
 	defer d.postSockets()
 	if d.config.socketLB == "off" {
 		_, err := loader.DetachSockets(pinsDir(d.config.bpffs))
@@ -52,15 +53,36 @@ func (d *daemon) makeSockets() error {
 		if failed != nil {
 			return failed
 		}
+		d.makeCloser()
 	}
 	if err == nil {
 		err = d.attachSockets(root)
 	}
 	if err != nil {
 		d.log.Error("the socket edge serves nobody", zap.Error(err))
-		d.sockets.Reasons = []string{err.Error()}
+		d.edge.Reasons = []string{err.Error()}
 	}
 	return nil
+}
+
+// makeCloser makes what closes sockets of removed backends.
+func (d *daemon) makeCloser() {
+	var err error
+	if d.kernel, err = loader.NewSockets(d.set); err != nil {
+		d.log.Warn("UDP sockets of removed backends stay open", zap.Error(err))
+		return
+	}
+	d.closer = sockets.New(sockets.Options{
+		Kernel: d.kernel, Visit: d.namespaces.Visit, Log: d.log,
+		Services: func() []compile.Service { return d.controller.Services() },
+	})
+}
+
+// backendsLeft says that backends have left services.
+func (d *daemon) backendsLeft() {
+	if d.closer != nil {
+		d.closer.Touch()
+	}
 }
 
 // cgroupRoot returns the cgroup whose sockets are served.
@@ -82,12 +104,15 @@ func (d *daemon) attachSockets(root string) error {
 	if err != nil {
 		return err
 	}
-	d.sockets.Cgroup, d.sockets.Reasons = root, nil
+	d.edge.Cgroup, d.edge.Reasons = root, nil
 	if !d.features.SetRetval {
-		d.sockets.Reasons = append(d.sockets.Reasons, "what is refused at connect() fails with EPERM: the kernel has no bpf_set_retval (Linux 5.18)")
+		d.edge.Reasons = append(d.edge.Reasons, "what is refused at connect() fails with EPERM: the kernel has no bpf_set_retval (Linux 5.18)")
 	}
 	if d.nodeNetNS == 0 {
-		d.sockets.Reasons = append(d.sockets.Reasons, "all pods are served, also those that ask for socket-lb off: the kernel tells no network namespaces apart (Linux 5.14)")
+		d.edge.Reasons = append(d.edge.Reasons, "all pods are served, also those that ask for socket-lb off: the kernel tells no network namespaces apart (Linux 5.14)")
+	}
+	if d.closer == nil {
+		d.edge.Reasons = append(d.edge.Reasons, "UDP sockets of removed backends stay open: "+loader.ErrNoListing.Error())
 	}
 	d.log.Info("sockets are served", zap.String("cgroup", root), zap.String("whose", d.config.socketLB), zap.Int("changed", changed))
 	return nil
@@ -95,13 +120,16 @@ func (d *daemon) attachSockets(root string) error {
 
 // postSockets tells what the socket edge serves.
 func (d *daemon) postSockets() {
-	edge := d.sockets
-	d.board.Change(func(s *status.Snapshot) { s.Sockets = edge })
+	edge := d.edge
+	d.board.Change(func(s *status.Snapshot) {
+		edge.Closed = s.Sockets.Closed
+		s.Sockets = edge
+	})
 }
 
 // retrySockets attaches the socket edge as soon as that can be done, where it could not before.
 func (d *daemon) retrySockets(ctx context.Context) error {
-	for d.config.socketLB != "off" && d.sockets.Cgroup == "" {
+	for d.config.socketLB != "off" && d.edge.Cgroup == "" {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -112,7 +140,7 @@ func (d *daemon) retrySockets(ctx context.Context) error {
 			err = d.attachSockets(root)
 		}
 		if err != nil {
-			d.sockets.Reasons = []string{err.Error()}
+			d.edge.Reasons = []string{err.Error()}
 		}
 		d.postSockets()
 	}

@@ -95,6 +95,7 @@ func compilePort(in Input, port servicePort, addresses *addresses, policy policy
 		InsideAlgorithm:  maps.AlgorithmRandom,
 		OutsideAlgorithm: maps.AlgorithmMaglev,
 		AffinityTimeout:  policy.affinity,
+		RemovedEndpoints: policy.removed,
 	}
 	external := externalFrontends(port, addresses)
 	if len(external) == 0 {

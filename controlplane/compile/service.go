@@ -114,11 +114,12 @@ type policy struct {
 	internalLocal bool
 	externalLocal bool
 	affinity      time.Duration // 0 is none
+	removed       RemovedEndpoints
 }
 
 // readPolicy reads the traffic policies and the session affinity; what is unknown counts as the default.
 func readPolicy(service *corev1.Service, problems *problems) policy {
-	var p policy
+	p := policy{removed: readRemoved(service, problems)}
 	spec := &service.Spec
 	if spec.InternalTrafficPolicy != nil {
 		p.internalLocal = isLocal("internalTrafficPolicy", string(*spec.InternalTrafficPolicy), problems)

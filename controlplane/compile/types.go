@@ -176,12 +176,13 @@ type Service struct {
 	InsideAlgorithm  maps.Algorithm
 	OutsideAlgorithm maps.Algorithm
 	AffinityTimeout  time.Duration // 0 is no affinity
+	RemovedEndpoints RemovedEndpoints
 }
 
 // Equal tells whether two services ask for the same in the maps.
 func (s Service) Equal(other Service) bool {
 	return s.ID == other.ID && s.Created.Equal(other.Created) &&
-		s.NoEndpoints == other.NoEndpoints && s.AffinityTimeout == other.AffinityTimeout &&
+		s.NoEndpoints == other.NoEndpoints && s.AffinityTimeout == other.AffinityTimeout && s.RemovedEndpoints == other.RemovedEndpoints &&
 		s.InsideAlgorithm == other.InsideAlgorithm && s.OutsideAlgorithm == other.OutsideAlgorithm &&
 		slices.Equal(s.Frontends, other.Frontends) &&
 		slices.Equal(s.Inside, other.Inside) && slices.Equal(s.Outside, other.Outside)

@@ -64,6 +64,7 @@ type Sockets struct {
 	Whose   string   `json:"whose"`             // "all", "host" (of the agent's network namespace alone) or "off"
 	Cgroup  string   `json:"cgroup,omitempty"`  // the sockets of processes in it and below
 	Reasons []string `json:"reasons,omitempty"` // why not better
+	Closed  uint64   `json:"closed"`            // sockets of removed backends, by this agent
 }
 
 // Changes counts what this agent has done to programs on devices. Where it found everything as it should be, nothing.
