@@ -97,12 +97,12 @@ func (w *world) fillDevices() error {
 		Edge: maps.EdgeNode, Ipv4: maps.AddressOf(v4.node.Addr()), Ipv6: maps.AddressOf(v6.node.Addr()),
 	}
 	copy(device.Mac[:], uplink.HardwareAddr)
-	if err := w.set.Devices.Put(uint32(uplink.Index), &device); err != nil {
+	if err := w.set.PutDevice(uint32(uplink.Index), device); err != nil {
 		return err
 	}
 	device.Edge, device.EdgeId = maps.EdgePod, podEdge
 	copy(device.Mac[:], pod.HardwareAddr)
-	if err := w.set.Devices.Put(uint32(pod.Index), &device); err != nil {
+	if err := w.set.PutDevice(uint32(pod.Index), device); err != nil {
 		return err
 	}
 	if err := w.set.XDPDevices.Put(uint32(uplink.Index), uint32(uplink.Index)); err != nil {

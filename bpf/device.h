@@ -4,12 +4,28 @@
 #define WEIR_DEVICE_H
 
 #include "config.h"
+#include "hash.h"
 #include "maps.h"
 #include "packet.h"
 
-static __always_inline struct device *device_find(__u32 ifindex)
+static __always_inline bool device_is_known(__u32 ifindex)
 {
-	return bpf_map_lookup_elem(&devices, &ifindex);
+	return bpf_map_lookup_elem(&devices, &ifindex) != NULL;
+}
+
+/* Copies what is said of a device. False: it is not known, or goes just now; then the copy means nothing. */
+static __always_inline bool device_read(__u32 ifindex, struct device *device)
+{
+	struct device_record *record = bpf_map_lookup_elem(&devices, &ifindex);
+	__u32 seal;
+
+	if (!record)
+		return false;
+	bpf_spin_lock(&record->lock);
+	*device = record->device;
+	seal = record->seal;
+	bpf_spin_unlock(&record->lock);
+	return seal == hash_words(device, sizeof(*device), ifindex);
 }
 
 /*
@@ -37,16 +53,14 @@ static __always_inline struct device *device_of_packet(packet_context *context, 
 {
 	__u32 ifindex = packet_ifindex(context), slot = ifindex % DEVICE_CACHE_SIZE;
 	struct device_cache *cache = bpf_map_lookup_elem(&device_caches, &slot);
-	struct device *device;
 
 	if (!cache)
 		return NULL;
 	if (cache->ifindex == ifindex && now - cache->read < BELIEVE_JIFFIES)
 		return &cache->device;
-	device = device_find(ifindex);
-	if (!device)
+	cache->ifindex = 0;
+	if (!device_read(ifindex, &cache->device))
 		return NULL;
-	cache->device = *device;
 	cache->ifindex = ifindex;
 	cache->read = now;
 	return &cache->device;

@@ -4,6 +4,7 @@
 #define WEIR_FRONTEND_H
 
 #include "address.h"
+#include "hash.h"
 #include "maps.h"
 
 enum side {
@@ -24,23 +25,10 @@ struct service_view {
 	bool node_port; /* on an address of the node itself, where others have sockets and flows too */
 };
 
-#define HASH_STEP(hash, word)                        \
-	do {                                         \
-		hash = (hash ^ (word)) * 0x9e3779b1; \
-		hash ^= hash >> 15;                  \
-	} while (0)
-
 /* Ties a frontend's value to its key (types.h); maps.FrontendKey.Hash is the same function in Go. */
 static __always_inline __u32 frontend_hash(const struct frontend_key *key)
 {
-	const __u32 *words = (const __u32 *)key;
-	__u32 hash = 0;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < (int)(sizeof(*key) / sizeof(*words)); i++)
-		HASH_STEP(hash, words[i]);
-	return hash;
+	return hash_words(key, sizeof(*key), 0);
 }
 
 static __always_inline bool address_is_of_node(const struct address *address)

@@ -149,7 +149,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, __u32);
-	__type(value, struct device);
+	__type(value, struct device_record);
 	__uint(max_entries, 16384);
 } devices SEC(".maps");
 

@@ -18,7 +18,7 @@ static __always_inline int depart_by(struct packet *packet, const struct device 
 	enum route_result result;
 	struct route route;
 
-	if (!view->ifindex || view->ifindex == packet->ifindex || !device_find(view->ifindex))
+	if (!view->ifindex || view->ifindex == packet->ifindex || !device_is_known(view->ifindex))
 		return PACKET_PASS;
 	result = route_find_out(packet, &view->to, view->ifindex, &route);
 	if (route.fib.ifindex != view->ifindex || !packet_can_send(packet, result, &route))

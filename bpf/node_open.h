@@ -29,7 +29,7 @@ static __always_inline int node_unclaimed(struct packet *packet)
 /* Whether what the stack sends out of the device goes to this node's pods. */
 static __always_inline bool device_leads_to_pods(const struct device *device)
 {
-	return device && (device->edge == EDGE_POD || device->flags & DEVICE_TO_PODS);
+	return device->edge == EDGE_POD || device->flags & DEVICE_TO_PODS;
 }
 
 /*
@@ -41,21 +41,22 @@ static __always_inline bool node_plan(struct packet *packet, struct device *devi
 {
 	const struct address *source;
 	enum route_result result;
-	struct device *out;
+	struct device out = {};
 	struct route route;
+	bool known;
 
 	if (backend->flags & BACKEND_LOCAL)
 		return true;
 	result = route_find(packet, &birth->to, &route);
-	out = device_find(route.fib.ifindex);
-	if (result == ROUTE_STACK || device_leads_to_pods(out))
+	known = device_read(route.fib.ifindex, &out);
+	if (result == ROUTE_STACK || (known && device_leads_to_pods(&out)))
 		return true;
 	if (packet->ttl <= 1)
 		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
 	if (!packet_can_send(packet, result, &route))
 		return flow_end(view, node_refuse(packet, device, result, &route));
-	source = out ? device_address(out, packet->ipv6) : NULL;
-	if (!source || address_is_zero(source)) {
+	source = device_address(&out, packet->ipv6);
+	if (!known || address_is_zero(source)) {
 		count(drop_snat_no_address);
 		return flow_end(view, PACKET_DROP);
 	}

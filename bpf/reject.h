@@ -126,7 +126,7 @@ static __always_inline bool reset_write(struct packet *packet)
 __noinline int reset_send_scratch(packet_context *context)
 {
 	struct scratch *scratch = scratch_find();
-	struct device *device = device_find(packet_ifindex(context));
+	struct device *device = device_of_packet(context, flow_now());
 	struct packet packet;
 
 	if (!scratch || !device)

@@ -17,7 +17,7 @@
 #include <linux/types.h>
 
 /* Bumped whenever a record below changes shape or meaning. The agent refuses maps of another layout. */
-#define WEIR_LAYOUT_VERSION 2
+#define WEIR_LAYOUT_VERSION 3
 
 /* An address in network byte order; v4-mapped for IPv4. */
 struct address {
@@ -266,6 +266,18 @@ struct device {
 	__u32 master;	     /* ifindex of that bridge or bond; 0 if none */
 	struct address ipv4; /* v4-mapped: what SNAT and hairpin use as a source here; zero if none */
 	struct address ipv6;
+};
+
+/*
+ * What the map holds. It changes where it is (BPF_F_LOCK, as a frontend), and a program copies it with the lock held:
+ * it has the old record or the new one, and always one. A new record gets the element of a removed one, which a
+ * program may have in its hand; that is written without the lock. Hence the seal: a hash of the ifindex and the
+ * device.
+ */
+struct device_record {
+	__u32 seal;
+	struct bpf_spin_lock lock;
+	struct device device;
 };
 
 /* ---- counters ---- */

@@ -22,12 +22,7 @@ func (k bpfFrontendKey) Hash() uint32 {
 	copy(key[:16], k.Address.Bytes[:])
 	binary.NativeEndian.PutUint16(key[16:], k.Port)
 	key[18], key[19] = k.Protocol, k.Pad
-	hash := uint32(0)
-	for i := 0; i < len(key); i += 4 {
-		hash = (hash ^ binary.NativeEndian.Uint32(key[i:])) * 0x9E3779B1
-		hash ^= hash >> 15
-	}
-	return hash
+	return hashWords(key[:], 0)
 }
 
 // Seal returns the value that makes the key, which is of that kind, name the record at an index of services. The

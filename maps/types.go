@@ -24,6 +24,7 @@ type (
 	Flow           = bpfFlow
 	EdgeKind       = bpfEdgeKind
 	Device         = bpfDevice
+	DeviceRecord   = bpfDeviceRecord
 	PacketCounters = bpfPacketCounters
 	Traffic        = bpfTraffic
 	SweepSettings  = bpfSweepSettings

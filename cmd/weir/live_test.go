@@ -233,7 +233,7 @@ func (a *liveAgent) everything(t *testing.T) map[string]string {
 		elements[uint32, maps.ServiceName](all, set.ServiceNames),
 		elements[uint32, maps.SlotBlock](all, set.Slots),
 		elements[uint32, maps.Backend](all, set.Backends),
-		elements[uint32, maps.Device](all, set.Devices),
+		elements[uint32, maps.DeviceRecord](all, set.Devices),
 		elements[maps.Address, uint32](all, set.NodeAddrs),
 		elements[uint32, maps.AgentRecord](all, set.AgentState),
 		a.links(all),

@@ -134,7 +134,7 @@ func readFill(set *maps.Set) ([]mapView, error) {
 		add("flows_ipv6", set.FlowsIPv6, func() (int, error) { return ipv6, failed }),
 		add("embryos", set.Embryos, func() (int, error) { return countEmbryos(set) }),
 		add("socket_flows", set.SocketFlows, func() (int, error) { return countKeys[maps.SocketKey, maps.SocketFlow](set.SocketFlows) }),
-		add("devices", set.Devices, func() (int, error) { return countKeys[uint32, maps.Device](set.Devices) }),
+		add("devices", set.Devices, func() (int, error) { return countKeys[uint32, maps.DeviceRecord](set.Devices) }),
 		add("node_addrs", set.NodeAddrs, func() (int, error) { return countKeys[maps.Address, uint32](set.NodeAddrs) }),
 	)
 }
@@ -189,15 +189,16 @@ func blocksOf(table maps.SlotRange) int {
 // readSNAT counts the addresses that SNAT has, and what they are worth.
 func readSNAT(set *maps.Set, ports status.PortRange) (*snatView, error) {
 	addresses := map[string]map[maps.Address]bool{"IPv4": {}, "IPv6": {}}
-	err := each(set.Devices, func(_ uint32, d maps.Device) {
+	err := set.EachDevice(func(_ uint32, d maps.Device) bool {
 		if d.Edge != maps.EdgeNode {
-			return
+			return true
 		}
 		for family, address := range map[string]maps.Address{"IPv4": d.Ipv4, "IPv6": d.Ipv6} {
 			if !address.IsZero() {
 				addresses[family][address] = true
 			}
 		}
+		return true
 	})
 	view := &snatView{Ports: ports, Addresses: map[string]int{}, Flows: map[string]int{}}
 	for family, distinct := range addresses {

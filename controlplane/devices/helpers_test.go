@@ -264,8 +264,8 @@ func eventually(t *testing.T, check func() error) {
 
 // readDevice returns what the map holds of a device.
 func readDevice(set *weirmaps.Set, link netlink.Link) (weirmaps.Device, error) {
-	var device weirmaps.Device
-	if err := set.Devices.Lookup(uint32(link.Attrs().Index), &device); err != nil {
+	device, err := set.Device(uint32(link.Attrs().Index))
+	if err != nil {
 		return device, fmt.Errorf("%s in the map: %w", link.Attrs().Name, err)
 	}
 	return device, nil

@@ -21,17 +21,16 @@ type records struct {
 // readRecords reads what a predecessor has left, and the id that it gave to a pod edge last.
 func readRecords(set *weirmaps.Set) (*records, uint16, error) {
 	r := &records{set: set, devices: map[uint32]weirmaps.Device{}, addresses: map[netip.Addr]uint32{}}
-	var index uint32
-	var device weirmaps.Device
-	entries := set.Devices.Iterate()
-	for entries.Next(&index, &device) {
+	err := set.EachDevice(func(index uint32, device weirmaps.Device) bool {
 		r.devices[index] = device
-	}
-	if err := entries.Err(); err != nil {
+		return true
+	})
+	if err != nil {
 		return nil, 0, fmt.Errorf("read the map devices: %w", err)
 	}
 	var address weirmaps.Address
-	entries = set.NodeAddrs.Iterate()
+	var index uint32
+	entries := set.NodeAddrs.Iterate()
 	for entries.Next(&address, &index) {
 		r.addresses[address.Addr()] = index
 	}
@@ -51,7 +50,7 @@ func (r *records) putDevice(index int, device weirmaps.Device) error {
 	if held, known := r.devices[key]; known && held == device {
 		return nil
 	}
-	if err := r.set.Devices.Put(key, device); err != nil {
+	if err := r.set.PutDevice(key, device); err != nil {
 		return fmt.Errorf("write it to the map devices: %w", err)
 	}
 	r.devices[key] = device

@@ -39,6 +39,9 @@ func TestPiecesAreShort(t *testing.T) {
 				}
 				t.Logf("%d pieces of %v at most, in %v", done.pieces, done.longest, time.Since(start).Round(time.Millisecond))
 				longest = done.longest
+				if want := int(test.entries / 4096); done.pieces < want {
+					t.Errorf("%d pieces, fewer than the %d milestones", done.pieces, want)
+				}
 			}
 			if longest > pieceLimit {
 				t.Errorf("a piece took %v, more than %v", longest, pieceLimit)

@@ -2,3 +2,4 @@
 package hammer
 
 //go:generate go tool bpf2go -tags linux -target bpfel slow bpf/slow.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel device bpf/device.bpf.c

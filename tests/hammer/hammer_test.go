@@ -120,7 +120,7 @@ func (h *hammer) shoot(g gun, n int, client uint32) (served bool, err error) {
 // another sends packets. No packet goes to a backend that its frontend did not have at that time, and none is lost.
 func TestHammer(t *testing.T) {
 	h := newHammer(t)
-	if err := h.set.Devices.Put(uint32(1), &maps.Device{Edge: maps.EdgePod, EdgeId: 1}); err != nil {
+	if err := h.set.PutDevice(1, maps.Device{Edge: maps.EdgePod, EdgeId: 1}); err != nil {
 		t.Fatal(err)
 	}
 	guns := []gun{

@@ -37,7 +37,7 @@ func (tr *trial) addTun(addresses Pair) (*Device, *os.File) {
 		Edge: maps.EdgeNode, Flags: maps.DeviceNoEthernet,
 		Ipv4: maps.AddressOf(addresses.IPv4), Ipv6: maps.AddressOf(addresses.IPv6),
 	}
-	tr.must(tr.Maps.Devices.Put(uint32(device.Index), &device.Record))
+	tr.must(tr.Maps.PutDevice(uint32(device.Index), device.Record))
 	return device, file
 }
 

@@ -208,7 +208,7 @@ func (w *World) Forget(m *Model) error {
 
 func (w *World) writeDevices() error {
 	for name, device := range w.devices {
-		if err := w.Maps.Devices.Put(uint32(device.Index), &device.Record); err != nil {
+		if err := w.Maps.PutDevice(uint32(device.Index), device.Record); err != nil {
 			return fmt.Errorf("write device %s: %w", name, err)
 		}
 		if device.XDP {
