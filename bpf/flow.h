@@ -144,19 +144,36 @@ static __always_inline bool flow_is_over(const struct flow *flow, const struct f
 	       (flow->state == FLOW_CLOSING && (!peer || peer->state == FLOW_CLOSING));
 }
 
-/* Whether an embryo gives way: it is this flow's own, or has waited too long for an answer. */
-static __always_inline bool embryo_yields(const struct flow_key *reverse, const struct flow *half)
+/* Whether an embryo has waited too long for an answer. */
+static __always_inline bool embryo_is_stale(const struct flow *embryo)
 {
+	return embryo->state == FLOW_UNANSWERED &&
+	       flow_now() - embryo->last_seen >= EMBRYO_CLAIM_SECONDS * jiffies_per_second;
+}
+
+/*
+ * Whether an embryo may lose its tuple where none is free. A flood of SYNs takes them all, so that whoever comes
+ * takes another's at random, and most are the flood's: a client is through in a round trip, and established then. An
+ * answered UDP embryo may be a client that has nothing more to say.
+ */
+static __always_inline bool embryo_is_fair_game(const struct flow_key *reverse, const struct flow *embryo)
+{
+	return reverse->protocol == IPPROTO_TCP || embryo->state == FLOW_UNANSWERED;
+}
+
+/* Whether an embryo gives way: it is this flow's own, is stale, or no tuple is free. */
+static __always_inline bool embryo_yields(const struct scratch *scratch)
+{
+	const struct flow_key *reverse = &scratch->reverse;
 	struct flow *holder = bpf_map_lookup_elem(&embryos, reverse);
 	struct flow_key other;
 
 	if (!holder)
 		return false;
 	flow_other_key(&other, reverse, &holder->to);
-	if (tuple_is_reverse(&other.tuple, &half->to))
+	if (tuple_is_reverse(&other.tuple, &scratch->half.to))
 		return true;
-	if (holder->state != FLOW_UNANSWERED ||
-	    flow_now() - holder->last_seen < EMBRYO_CLAIM_SECONDS * jiffies_per_second)
+	if (!embryo_is_stale(holder) && !(scratch->last_resort && embryo_is_fair_game(reverse, holder)))
 		return false;
 	bpf_map_delete_elem(&embryos, &other);
 	return true;
@@ -194,7 +211,7 @@ __noinline int flow_claim(void)
 	reverse = &scratch->reverse;
 	half = &scratch->half;
 	if (bpf_map_update_elem(&embryos, reverse, half, BPF_NOEXIST) &&
-	    (!embryo_yields(reverse, half) || bpf_map_update_elem(&embryos, reverse, half, BPF_ANY)))
+	    (!embryo_yields(scratch) || bpf_map_update_elem(&embryos, reverse, half, BPF_ANY)))
 		return 0;
 	if (established_yields(reverse))
 		return 1;
@@ -212,6 +229,7 @@ static __always_inline bool flow_rebuild(const struct packet *packet, const stru
 	if (!scratch)
 		return false;
 	scratch->reverse = *other;
+	scratch->last_resort = false;
 	half = &scratch->half;
 	*half = *forward;
 	half->seal = flow_seal(other);

@@ -37,6 +37,7 @@ struct scratch {
 	struct birth birth;
 	struct flow_key reverse;
 	struct flow half;
+	bool last_resort; /* no tuple is free for the answers: that of a younger embryo may be taken */
 	struct bpf_sock_tuple socket;
 	struct icmp_error error;
 	__u32 icmp_second; /* jiffies / jiffies_per_second, in which icmp_spent errors were sent */

@@ -8,8 +8,9 @@
 
 #include "flow.h"
 
-/* How many ports are tried before a flow is refused. */
+/* How many ports are tried, and how many more where only embryos' can be had, before a flow is refused. */
 #define SNAT_PROBES 32
+#define SNAT_LAST_PROBES 8
 
 /* Whether a socket of this network namespace takes packets of this tuple, connected or listening. */
 static __always_inline bool socket_takes(packet_context *context, const struct tuple *tuple, __u8 protocol)
@@ -79,7 +80,8 @@ static __always_inline bool snat_claim(packet_context *context, struct scratch *
 	__u32 start = bpf_get_prandom_u32();
 	int i;
 
-	for (i = 0; i < SNAT_PROBES; i++) {
+	for (i = 0; i < SNAT_PROBES + SNAT_LAST_PROBES; i++) {
+		scratch->last_resort = i >= SNAT_PROBES;
 		if (i > 0 || !own_port)
 			birth->to.source_port = snat_port_at(start + i);
 		if (snat_try_scratch(context))

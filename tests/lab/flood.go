@@ -2,6 +2,7 @@ package lab
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 )
@@ -18,6 +20,7 @@ import (
 type Flood struct {
 	To    netip.AddrPort
 	Count int           // at most so many, each from another address
+	Rate  int           // in a second; 0: as fast as can be
 	Limit time.Duration // at most so long
 }
 
@@ -49,9 +52,15 @@ func (h *Host) Flood(f Flood) (sent int, err error) {
 	defer wire.Close()
 	// Addresses follow each other, from a random one on: no two alike.
 	first := rand.Uint32()
-	for begin := time.Now(); sent < f.Count && (f.Limit == 0 || time.Since(begin) < f.Limit); sent++ {
+	for begin := time.Now(); sent < f.Count && time.Since(begin) < f.Limit; sent++ {
+		for f.Rate > 0 && time.Since(begin) < time.Duration(sent)*time.Second/time.Duration(f.Rate) {
+			time.Sleep(time.Millisecond)
+		}
 		frame.from(first + uint32(sent))
-		if _, err := wire.Write(frame.bytes); err != nil {
+		switch _, err := wire.Write(frame.bytes); {
+		case errors.Is(err, unix.ENOBUFS):
+			sent-- // the wire is full: once more
+		case err != nil:
 			return sent, fmt.Errorf("send SYN %d: %w", sent, err)
 		}
 	}

@@ -66,6 +66,7 @@ func (n *Namespace) configure() error {
 		"net/ipv4/conf/all/rp_filter":        "0",
 		"net/ipv4/conf/all/send_redirects":   "0",
 		"net/ipv4/conf/default/log_martians": "0",
+		"net/core/somaxconn":                 "511", // what servers ask for; Go asks for all it can get
 	}
 	for name, value := range settings {
 		if err := n.Sysctl(name, value); err != nil {

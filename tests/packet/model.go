@@ -26,6 +26,7 @@ type Model struct {
 	picked   map[tableKey]netip.AddrPort
 	messages map[Program]int // ICMP errors sent; nothing of a test takes more than a second, see DefaultSettings
 	aged     bool            // unanswered and ended flows are old enough to lose their port
+	pressed  bool            // no port is free: young embryos lose theirs
 	born     []flowID        // every half there has been, in their order
 }
 

@@ -144,11 +144,17 @@ func (v *visit) establish(id flowID, h *half, other flowID, peer *half) (*half, 
 // free tells whether answers of a flow with that forward ID may come as `reverse`.
 func (v *visit) free(reverse, forward flowID) bool {
 	holder := v.embryos[reverse]
-	if holder != nil && reverse.other(holder.to) != forward && !(v.aged && holder.state == maps.FlowUnanswered) {
+	if holder != nil && reverse.other(holder.to) != forward && !v.yields(reverse, holder) {
 		return false
 	}
 	established := v.flows[reverse]
 	return established == nil || v.aged && v.over(reverse, established)
+}
+
+// yields tells whether an embryo may lose its tuple to another flow.
+func (v *visit) yields(reverse flowID, embryo *half) bool {
+	unanswered := embryo.state == maps.FlowUnanswered
+	return v.aged && unanswered || v.pressed && (unanswered || reverse.protocol == uint8(compile.TCP))
 }
 
 // over tells whether an established flow has ended on both sides.

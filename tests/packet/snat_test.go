@@ -88,26 +88,37 @@ func narrow(ports uint16) *Settings {
 	return &settings
 }
 
+// agreed opens a flow and has both sides agree to it. It returns the port it has.
+func (tr *trial) agreed(in Frame) uint16 {
+	tr.Helper()
+	to := tr.tupleOf(tr.run("eth0", in.Bytes()))
+	answer := in.translated(to.from, to.to).answer(gatewayMAC(), tr.Device("eth0").MAC)
+	tr.run("eth0", answer.Bytes())
+	tr.run("eth0", in.later().Bytes())
+	return to.from.Port()
+}
+
 // When all ports toward a backend are taken a new flow is refused and counted, the others go on, and
 // another backend can still be reached.
 func TestSNATPortsExhausted(t *testing.T) {
 	forEach(t, cases{settings: narrow(4)}, func(tr *trial) {
 		tr.serve(tr.service("web", tr.remote(tr.Remote)))
 		vip := tr.at(tr.LoadBalancer, servicePort)
-		taken := make(map[uint16]uint16)
+		taken := make(map[uint16]Frame)
 		for port := uint16(clientPort); port < clientPort+4; port++ {
-			taken[tr.opened(tr.at(tr.Client, port), vip).from.Port()] = port
+			in := tr.frame("eth0", tr.at(tr.Client, port), vip)
+			taken[tr.agreed(in)] = in
 		}
 		if len(taken) != 4 {
 			tr.Fatalf("four flows have the ports %v", taken)
 		}
 		late := tr.frame("eth0", tr.at(tr.Client, clientPort+4), vip)
 		tr.expectUnmodelled("eth0", late, Drop)
-		tr.expectCounters(maps.PacketCounters{FlowNew: 4, DropSnatPortsExhausted: 1})
+		tr.expectCounters(maps.PacketCounters{FlowNew: 4, FlowEstablished: 4, DropSnatPortsExhausted: 1})
 		tr.model.counters.DropSnatPortsExhausted++
 
-		for port, client := range taken {
-			if again := tr.opened(tr.at(tr.Client, client), vip); again.from.Port() != port {
+		for port, in := range taken {
+			if again := tr.tupleOf(tr.run("eth0", in.later().Bytes())); again.from.Port() != port {
 				tr.Errorf("the flow of port %d has become %v", port, again)
 			}
 		}
@@ -172,9 +183,40 @@ func TestSNATPortOfUnansweredFlow(t *testing.T) {
 	})
 }
 
-// A flow that has been answered keeps its port, however old it is.
+// Where all ports are those of flows that are not established, a new flow takes one of theirs, as a flood of SYNs would
+// keep new clients away else. Established ones keep their ports.
+func TestSNATPortsOfAFlood(t *testing.T) {
+	c := cases{settings: narrow(4), protocols: []compile.Protocol{compile.TCP}}
+	forEach(t, c, func(tr *trial) {
+		tr.serve(tr.service("web", tr.remote(tr.Remote)))
+		vip := tr.at(tr.LoadBalancer, servicePort)
+		established := tr.frame("eth0", tr.at(tr.Client, clientPort), vip)
+		port := tr.agreed(established)
+		tr.model.pressed = true
+		defer func() { tr.model.pressed = false }()
+		for i := range uint16(40) {
+			in := tr.frame("eth0", tr.at(tr.OtherClient, clientPort+i), vip)
+			to := tr.tupleOf(tr.run("eth0", in.Bytes()))
+			if i%2 == 0 {
+				tr.run("eth0", in.translated(to.from, to.to).answer(gatewayMAC(), tr.Device("eth0").MAC).Bytes())
+			}
+		}
+		tr.wantTables(2, 2*3)
+		if to := tr.tupleOf(tr.run("eth0", established.later().Bytes())); to.from.Port() != port {
+			tr.Errorf("the established flow has %v, had port %d", to, port)
+		}
+		late := tr.frame("eth0", tr.at(tr.Client, clientPort+1), vip)
+		if late := tr.agreed(late); late == port {
+			tr.Errorf("a new flow has the port %d of the established one", late)
+		}
+		tr.wantTables(4, 2*2)
+	})
+}
+
+// A datagram's flow that has been answered keeps its port, however old it is.
 func TestSNATPortOfAnsweredFlow(t *testing.T) {
-	forEach(t, cases{settings: quick()}, func(tr *trial) {
+	c := cases{settings: quick(), protocols: []compile.Protocol{compile.UDP}}
+	forEach(t, c, func(tr *trial) {
 		in, translated := tr.toRemote()
 		tr.run("eth0", translated.answer(gatewayMAC(), tr.Device("eth0").MAC).Bytes())
 		wait()
