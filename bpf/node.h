@@ -23,7 +23,7 @@ static __noinline int node_known(packet_context *context)
 	if (parsed != PARSE_OK)
 		return packet_leave(parsed);
 	if (!packet_is_for(&packet, device)) {
-		count(pass_not_for_us);
+		count_left(pass_not_for_us);
 		return PACKET_PASS;
 	}
 	packet.ifindex = packet.tagged ? 0 : device_logical(device, packet_ifindex(context));

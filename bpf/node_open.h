@@ -114,7 +114,7 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 		return flow_end(view, PACKET_PASS);
 	/* The node's own connections have NodePorts too: only a SYN is certainly for the service. */
 	if (service.node_port && packet_is_tcp(packet) && !packet_is_syn(packet)) {
-		count(pass_without_flow);
+		count_left(pass_without_flow);
 		return flow_end(view, PACKET_PASS);
 	}
 	return node_open(packet, device, service.service, view);

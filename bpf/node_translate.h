@@ -5,6 +5,7 @@
 
 #include "device.h"
 #include "flow.h"
+#include "leave.h"
 #include "nat.h"
 #include "route.h"
 
@@ -67,7 +68,7 @@ static __always_inline int node_translate(struct packet *packet, struct device *
 		return PACKET_PASS; /* answers of local backends are turned back where they leave */
 	flow_account(packet, view);
 	if (view->action == FLOW_FOREIGN) {
-		count(pass_foreign);
+		count_left(pass_foreign);
 		return PACKET_PASS;
 	}
 	return nat_rewrite(packet, &view->to, false) ? PACKET_PASS : node_drop();

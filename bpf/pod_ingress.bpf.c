@@ -95,7 +95,7 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 	if (!tuple_is_of_hosts(&packet->key.tuple))
 		return flow_end(view, PACKET_PASS);
 	if (packet_is_tcp(packet) && !packet_is_syn(packet)) {
-		count(pass_without_flow);
+		count_left(pass_without_flow);
 		return flow_end(view, PACKET_PASS);
 	}
 	return pod_open(packet, device, service.service, view);
@@ -139,7 +139,7 @@ static __noinline int pod_known(packet_context *context)
 	if (parsed != PARSE_OK)
 		return packet_leave(parsed);
 	if (!packet_is_for(&packet, device)) {
-		count(pass_not_for_us);
+		count_left(pass_not_for_us);
 		return PACKET_PASS;
 	}
 	packet.ifindex = packet_ifindex(context);

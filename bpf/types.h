@@ -304,7 +304,7 @@ struct packet_counters {
 	__u64 icmp_too_big;
 	__u64 icmp_time_exceeded;
 	__u64 icmp_limited; /* an ICMP error not sent: over the rate */
-	/* left alone, or to the stack */
+	/* left alone, or to the stack; what XDP passes up is counted at tc */
 	__u64 pass_malformed;	 /* too short for its headers, or lengths that contradict each other */
 	__u64 pass_fragment;	 /* a fragment of a datagram */
 	__u64 pass_extension;	 /* an IPv6 header chain longer than we walk, or unknown */

@@ -139,11 +139,18 @@ func (m *Model) visit(program Program, device *Device, frame []byte, result Resu
 func (v *visit) leave(why reason) {
 	switch why {
 	case malformed:
-		v.counters.PassMalformed++
+		v.countLeft(&v.counters.PassMalformed)
 	case fragment:
-		v.counters.PassFragment++
+		v.countLeft(&v.counters.PassFragment)
 	case extension:
-		v.counters.PassExtension++
+		v.countLeft(&v.counters.PassExtension)
+	}
+}
+
+// countLeft counts a packet that is left alone. XDP leaves that to tc.
+func (v *visit) countLeft(counter *uint64) {
+	if !v.program.XDP() {
+		*counter++
 	}
 }
 

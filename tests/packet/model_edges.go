@@ -12,7 +12,7 @@ import (
 // nodeArrive is node_xdp and node_ingress.
 func (v *visit) nodeArrive() (Result, error) {
 	if !v.forUs() {
-		v.counters.PassNotForUs++
+		v.countLeft(&v.counters.PassNotForUs)
 		return v.untouched(), nil
 	}
 	h, found := v.lookup()
@@ -31,7 +31,7 @@ func (v *visit) nodeTranslate(h *half) Result {
 	switch h.action {
 	case maps.FlowForeign:
 		v.account(h)
-		v.counters.PassForeign++
+		v.countLeft(&v.counters.PassForeign)
 		return v.untouched()
 	case maps.FlowForward:
 		return v.nodeForward(h)
@@ -117,7 +117,7 @@ func (v *visit) nodeNew() (Result, error) {
 		return v.untouched(), nil
 	}
 	if nodePort && v.tcp() && !v.opens() {
-		v.counters.PassWithoutFlow++
+		v.countLeft(&v.counters.PassWithoutFlow)
 		return v.untouched(), nil
 	}
 	if len(service.Outside) == 0 {
@@ -266,7 +266,7 @@ func (v *visit) recordForeign() {
 // podSend is pod_ingress.
 func (v *visit) podSend() (Result, error) {
 	if !v.forUs() {
-		v.counters.PassNotForUs++
+		v.countLeft(&v.counters.PassNotForUs)
 		return v.untouched(), nil
 	}
 	h, found := v.lookup()
@@ -304,7 +304,7 @@ func (v *visit) podNew() (Result, error) {
 		return v.untouched(), nil
 	}
 	if v.tcp() && !v.opens() {
-		v.counters.PassWithoutFlow++
+		v.countLeft(&v.counters.PassWithoutFlow)
 		return v.untouched(), nil
 	}
 	if len(service.Inside) == 0 {
