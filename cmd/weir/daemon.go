@@ -17,6 +17,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/apply"
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/devices"
+	"github.com/weir-lb/weir/controlplane/events"
 	"github.com/weir-lb/weir/controlplane/health"
 	"github.com/weir-lb/weir/controlplane/metrics"
 	"github.com/weir-lb/weir/controlplane/namespaces"
@@ -60,6 +61,7 @@ type daemon struct {
 	devices    *devices.Manager
 	sweeper    *sweep.Sweeper
 
+	events      *events.Recorder // nil where manifests are served
 	metrics     *metrics.Metrics
 	programming *metrics.Programming
 	proxy       *health.Proxy
@@ -188,6 +190,9 @@ func (d *daemon) run(ctx context.Context) error {
 			}
 			return fmt.Errorf("%s: %w", name, err)
 		})
+	}
+	if d.client != nil {
+		d.events = events.Start(ctx, d.client, d.config.nodeName, d.store)
 	}
 	part("follow the objects", d.source.Run)
 	part("write the maps", func(ctx context.Context) error { d.controller.Run(ctx); return nil })

@@ -60,6 +60,9 @@ func (d *daemon) tell(ctx context.Context) error {
 // post brings the board up to date.
 func (d *daemon) post() {
 	now, state := time.Now(), d.controller.Status()
+	if d.events != nil {
+		d.events.Report(state.Problems, now)
+	}
 	failure := d.source.Failure()
 	attachments, changes, writes := d.attacher.Attachments(), d.attacher.Changes(), d.applier.Writes()
 	d.board.Change(func(s *status.Snapshot) {

@@ -188,6 +188,13 @@ func (s *Store) Get(key Key) Item {
 	return s.item(key)
 }
 
+// Slice returns an EndpointSlice; nil if there is none.
+func (s *Store) Slice(key Key) *discoveryv1.EndpointSlice {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.slices[key]
+}
+
 // Node returns a node by its name; nil if there is none.
 func (s *Store) Node(name string) *corev1.Node {
 	s.mu.Lock()
