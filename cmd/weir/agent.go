@@ -12,15 +12,15 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/weir-lb/weir/controlplane/devices"
+	"github.com/weir-lb/weir/controlplane/proxyconfig"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/maps"
 )
 
-// lateAfter is how long a change may wait before the node counts as unhealthy: twice kube-proxy's syncPeriod.
-const lateAfter = time.Minute
-
 // agentFlags are the flags of agent, as they were given.
 type agentFlags struct {
+	config        string
+	proxy         *proxyconfig.File // of config
 	source        sourceFlags
 	health        healthFlags
 	nodeName      string
@@ -47,6 +47,9 @@ pods' devices. What it leaves behind when it ends goes on forwarding; started ag
 nothing that is right. weir cleanup removes everything.`,
 		Args: cobra.NoArgs,
 		RunE: doing(func(c *cobra.Command, _ []string) error {
+			if err := flags.readConfig(c.Flags()); err != nil {
+				return err
+			}
 			config, err := flags.parse()
 			if err != nil {
 				return err
@@ -55,6 +58,7 @@ nothing that is right. weir cleanup removes everything.`,
 		}),
 	}
 	f := c.Flags()
+	f.StringVar(&flags.config, "config", "", "KubeProxyConfiguration file of a cluster, like the one in its ConfigMap kube-proxy; flags win over it")
 	flags.source.add(c)
 	flags.health.add(c)
 	f.StringVar(&flags.nodeName, "node-name", "", "name of this node's Node object (default: the host's name)")
@@ -96,32 +100,37 @@ func sizeFlags(c *cobra.Command, sizes *maps.Sizes) {
 
 // agentConfig is what an agent works with.
 type agentConfig struct {
-	source     sourceConfig
-	health     healthFlags
-	late       time.Duration // changes that wait for longer make the node unhealthy
-	nodeName   string
-	bpffs      string
-	devices    []string
-	xdp        string
-	attachMode string
-	socketLB   string
-	cgroupRoot string
-	snatPorts  status.PortRange
-	nodePorts  devices.NodePortAddresses
-	sizes      maps.Sizes
-	log        *zap.Logger
+	configFile    string
+	proxy         *proxyconfig.File
+	source        sourceConfig
+	health        healthFlags
+	late          time.Duration // changes that wait for longer make the node unhealthy
+	nodeName      string
+	bpffs         string
+	devices       []string
+	xdp           string
+	attachMode    string
+	socketLB      string
+	cgroupRoot    string
+	snatPorts     status.PortRange
+	nodePorts     devices.NodePortAddresses
+	nodePortTexts []string
+	sizes         maps.Sizes
+	log           *zap.Logger
 }
 
 // parse checks the flags. The error is a usageError.
 func (f agentFlags) parse() (agentConfig, error) {
 	config := agentConfig{
-		nodeName: f.nodeName, late: lateAfter, bpffs: f.bpffs, devices: f.devices,
+		nodeName: f.nodeName, configFile: f.config, proxy: f.proxy,
+		late: lateAfterOf(&f.proxy.KubeProxyConfiguration), nodePortTexts: f.nodePorts, bpffs: f.bpffs, devices: f.devices,
 		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, sizes: f.sizes,
 	}
 	var err error
 	if config.source, err = f.source.parse(); err != nil {
 		return config, err
 	}
+	config.source.connection.Configure(f.proxy.ClientConnection)
 	if config.health, err = f.health.parse(); err != nil {
 		return config, err
 	}

@@ -61,6 +61,8 @@ type daemon struct {
 	devices    *devices.Manager
 	sweeper    *sweep.Sweeper
 
+	kernelProblems []compile.Problem // of what the configuration asks for
+
 	events      *events.Recorder // nil where manifests are served
 	metrics     *metrics.Metrics
 	programming *metrics.Programming
@@ -80,6 +82,7 @@ func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
 		changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
 		checked: make(chan struct{}, 1),
 	}
+	d.configureKernel()
 	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeSockets, d.makeControlplane, d.makeDevices} {
 		if err := part(); err != nil {
 			return nil, errors.Join(err, d.close())
@@ -145,10 +148,13 @@ func (d *daemon) makeControlplane() error {
 	d.controller = controlplane.New(controlplane.Options{
 		Store: d.store, Applier: d.applier, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
 		SNATPorts: compile.PortRange(d.config.snatPorts),
-		Problems:  []func() []compile.Problem{d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems},
-		Applied:   d.appliedObject,
-		Written:   func(took time.Duration, _ bool, err error) { d.metrics.Written(took, err) },
-		Departed:  d.backendsLeft,
+		Problems: []func() []compile.Problem{
+			d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems,
+			d.config.configProblems, func() []compile.Problem { return d.kernelProblems },
+		},
+		Applied:  d.appliedObject,
+		Written:  func(took time.Duration, _ bool, err error) { d.metrics.Written(took, err) },
+		Departed: d.backendsLeft,
 	})
 	d.sweeper, err = sweep.New(sweep.Options{
 		Set: d.set, Programs: d.programs, Applier: d.applier,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/pprof"
@@ -130,6 +131,10 @@ func (d *daemon) serveMetrics(ctx context.Context) error {
 	mux.Handle("/metrics", d.metrics.Handler())
 	mux.HandleFunc("/healthz", plain("ok"))
 	mux.HandleFunc("/proxyMode", plain(proxyMode))
+	mux.HandleFunc("/configz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(d.config.effective()) // whoever asked may have gone
+	})
 	if d.config.health.profiling {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)

@@ -104,7 +104,7 @@ func startCluster(session *lab.Session) (err error) {
 		return err
 	}
 	for _, node := range []*lab.Host{cluster.lab.Node1, cluster.lab.Node2} {
-		agent, err := e2e.NewAgent(cluster.lab, node, cluster.weir, kubeconfig)
+		agent, err := e2e.NewAgent(cluster.lab, node, cluster.weir, kubeconfig, "--config", filepath.Join(manifests, "config.conf"))
 		if err != nil {
 			return err
 		}

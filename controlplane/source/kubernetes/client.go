@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	componentconfig "k8s.io/component-base/config/v1alpha1"
 )
 
 // Connection is how an API server is reached.
@@ -28,6 +29,12 @@ type Connection struct {
 	Burst              int
 	ContentType        string // empty: protobuf, and JSON where there is none
 	AcceptContentTypes string
+}
+
+// Configure takes in what a configuration of kube-proxy says of requests.
+func (c *Connection) Configure(from componentconfig.ClientConnectionConfiguration) {
+	c.QPS, c.Burst = from.QPS, int(from.Burst)
+	c.ContentType, c.AcceptContentTypes = from.ContentType, from.AcceptContentTypes
 }
 
 // InCluster tells whether the process runs as a pod of a cluster.
