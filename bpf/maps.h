@@ -145,6 +145,19 @@ struct {
 	__uint(max_entries, 1024);
 } left_cgroups SEC(".maps");
 
+/*
+ * ClusterIPs that are local addresses of network namespaces -> ifindex of the device. Written by the agent; read
+ * by the socket edge and the pod edge, which leave them alone where a socket listens there. Full: the agent
+ * reports it, and such an address is served.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct local_vip);
+	__type(value, __u32);
+	__uint(max_entries, 1024);
+} local_vips SEC(".maps");
+
 /* By ifindex. Written by the agent, follows the links of the node; read by programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

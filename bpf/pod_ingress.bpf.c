@@ -11,6 +11,7 @@
 #include "nat.h"
 #include "service.h"
 #include "snat.h"
+#include "socket_lookup.h"
 
 static __always_inline int pod_translate(struct packet *packet, struct device *device, struct flow_view *view)
 {
@@ -78,6 +79,22 @@ static __always_inline bool pod_open(struct packet *packet, struct device *devic
 	return flow_open(packet, birth, view);
 }
 
+/* Whether a socket of the node listens on the ClusterIP that the pod asks for (NodeLocal DNSCache). */
+static __always_inline bool pod_finds_local_listener(struct packet *packet, const struct service_view *view)
+{
+	const struct flow_key *key = &packet->key;
+	struct scratch *scratch;
+
+	if (view->kind != FRONTEND_CLUSTER_IP || !address_is_local_vip(node_netns, &key->tuple.destination))
+		return false;
+	scratch = scratch_find();
+	if (!scratch || !socket_listens(packet->context, &scratch->socket, &key->tuple.destination,
+					key->tuple.destination_port, key->protocol))
+		return false;
+	count(pass_local_listener);
+	return true;
+}
+
 /* A packet of no flow: whether one has been opened for it. */
 static __always_inline bool pod_new(struct packet *packet, struct device *device, struct flow_view *view)
 {
@@ -92,7 +109,7 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 	case SERVICE_FOUND:
 		break;
 	}
-	if (!tuple_is_of_hosts(&packet->key.tuple))
+	if (!tuple_is_of_hosts(&packet->key.tuple) || pod_finds_local_listener(packet, &service))
 		return flow_end(view, PACKET_PASS);
 	if (packet_is_tcp(packet) && !packet_is_syn(packet)) {
 		count_left(pass_without_flow);

@@ -13,6 +13,7 @@
 
 #include "config.h"
 #include "frontend.h"
+#include "socket_lookup.h"
 #include "stats.h"
 
 /* What a cgroup hook returns. */
@@ -162,15 +163,53 @@ static __always_inline int socket_refuse(int error)
 	return SOCKET_REFUSE;
 }
 
-/* A backend for a socket. 0: none, and `error` is what the application is to be told. */
-static __always_inline __u32 socket_pick(const struct service *service, int *error)
+/*
+ * Whether a destination answers without us: a socket listens on exactly the ClusterIP in the namespace of the
+ * client (NodeLocal DNSCache). What the node's own namespace has, pods reach by the pod edge, which looks there.
+ */
+static __always_inline bool socket_finds_local_listener(struct bpf_sock_addr *context,
+							const struct endpoint *endpoint,
+							const struct service_view *view)
+{
+	__u64 cookie = bpf_get_netns_cookie(context);
+	struct bpf_sock_tuple tuple;
+
+	if (view->kind != FRONTEND_CLUSTER_IP)
+		return false;
+	if (cookie != node_netns && address_is_local_vip(node_netns, &endpoint->address))
+		return true;
+	if (!address_is_local_vip(cookie, &endpoint->address) ||
+	    !socket_listens(context, &tuple, &endpoint->address, endpoint->port, endpoint->protocol))
+		return false;
+	count(pass_local_listener);
+	return true;
+}
+
+/*
+ * UDP to 0.0.0.1, port 1, where nobody can be: weir status asks for it from a process in another cgroup, to see
+ * whether the hooks are there. Nothing else refuses it.
+ */
+static __always_inline bool socket_is_probe(const struct bpf_sock_addr *context)
+{
+	return context->user_ip4 == bpf_htonl(1) && (__be16)context->user_port == bpf_htons(1) &&
+	       context->protocol == IPPROTO_UDP;
+}
+
+/* How many backends are tried where the first is of no use to a socket. */
+#define SOCKET_PICKS 8
+
+/*
+ * A backend for a socket: the one at `position` of the table, counted around. 0: none, and `error` is what the
+ * application is to be told.
+ */
+static __always_inline __u32 socket_pick(const struct service *service, __u32 position, int *error)
 {
 	enum algorithm algorithm;
 	const struct slot_range *range = service_table(service, SIDE_INSIDE, &algorithm);
 	__u32 slots_count = range->count;
 
 	if (slots_count)
-		return slot_read(range, bpf_get_prandom_u32() % slots_count);
+		return slot_read(range, position % slots_count);
 	if (service->flags & SERVICE_NO_ENDPOINTS) {
 		count(refuse_no_endpoint);
 		*error = ECONNREFUSED;

@@ -34,33 +34,99 @@ static __always_inline int connect_forget(struct bpf_sock_addr *context)
 	return SOCKET_PROCEED;
 }
 
+/* Whether a connection has the tuple, seen from its backend; also one that has just ended. */
+static __noinline bool tuple_is_taken_tcp(struct bpf_sock_addr *context, struct bpf_sock_tuple *tuple, __u32 size)
+{
+	struct bpf_sock *other = bpf_skc_lookup_tcp(context, tuple, size, BPF_F_CURRENT_NETNS, 0);
+	bool taken;
+
+	if (!other)
+		return false;
+	taken = other->state != BPF_TCP_LISTEN;
+	bpf_sk_release(other);
+	return taken;
+}
+
+/* The same of a connected UDP socket. */
+static __always_inline bool tuple_is_taken_udp(struct bpf_sock_addr *context, struct bpf_sock_tuple *tuple,
+					       __u32 size)
+{
+	struct bpf_sock *other = bpf_sk_lookup_udp(context, tuple, size, BPF_F_CURRENT_NETNS, 0);
+	bool taken;
+
+	if (!other)
+		return false;
+	taken = other->state == BPF_TCP_ESTABLISHED;
+	bpf_sk_release(other);
+	return taken;
+}
+
+/*
+ * Whether another socket has the connection to the backend that this one would make: that is so where both are
+ * bound to one port, and were told of different frontends.
+ */
+static __always_inline bool connect_is_taken(struct bpf_sock_addr *context, const struct endpoint *backend)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct address client;
+	__u32 size;
+
+	if (!context->sk || !context->sk->src_port || context->sk->dst_port ||
+	    !socket_client(context, backend, &client))
+		return false;
+	size = socket_tuple_fill(&tuple, &backend->address, backend->port, &client, bpf_htons(context->sk->src_port));
+	if (backend->protocol == IPPROTO_TCP)
+		return tuple_is_taken_tcp(context, &tuple, size);
+	return tuple_is_taken_udp(context, &tuple, size);
+}
+
+/*
+ * Connects to a backend to which no other socket has the connection; where there is none, to the frontend: the
+ * packet edges have ports of their own. False: `verdict` is all there is to say.
+ */
+static __always_inline bool connect_open(struct bpf_sock_addr *context, struct endpoint *endpoint,
+					 const struct service *service, int *verdict)
+{
+	__u32 start = bpf_get_prandom_u32(), index, i;
+	struct endpoint frontend = *endpoint;
+	struct backend *backend;
+	int error = 0;
+
+	for (i = 0; i < SOCKET_PICKS; i++) {
+		index = socket_pick(service, start + i, &error);
+		backend = index ? backend_find(index) : NULL;
+		if (!backend) {
+			*verdict = socket_refuse(error ? error : ECONNREFUSED);
+			return false;
+		}
+		endpoint_set_backend(endpoint, backend);
+		if (connect_is_taken(context, endpoint))
+			continue;
+		if (!connect_note(context, &frontend, service, backend, index))
+			break;
+		traffic_count_flow(service->id, index);
+		count(socket_translated);
+		return true;
+	}
+	count(socket_left);
+	*verdict = connect_forget(context);
+	return false;
+}
+
 /* Replaces the destination where it is a frontend; false: `verdict` is all there is to say. */
 static __always_inline bool connect_translate(struct bpf_sock_addr *context, struct endpoint *endpoint, int *verdict)
 {
 	struct service_view view;
-	struct backend *backend;
-	int error = 0;
-	__u32 index;
 
 	*verdict = SOCKET_PROCEED;
 	if (!socket_is_served(context))
 		return false;
-	if (socket_service(endpoint, &view) != SERVICE_FOUND) {
+	if (socket_service(endpoint, &view) != SERVICE_FOUND ||
+	    socket_finds_local_listener(context, endpoint, &view)) {
 		*verdict = connect_forget(context);
 		return false;
 	}
-	index = socket_pick(view.service, &error);
-	backend = index ? backend_find(index) : NULL;
-	if (!backend) {
-		*verdict = socket_refuse(error ? error : ECONNREFUSED);
-		return false;
-	}
-	if (!connect_note(context, endpoint, view.service, backend, index))
-		return false; /* left to the packet edges */
-	traffic_count_flow(view.service->id, index);
-	count(socket_translated);
-	endpoint_set_backend(endpoint, backend);
-	return true;
+	return connect_open(context, endpoint, view.service, verdict);
 }
 
 SEC("cgroup/connect4")
@@ -69,6 +135,8 @@ int socket_connect4(struct bpf_sock_addr *context)
 	struct endpoint endpoint;
 	int verdict;
 
+	if (socket_is_probe(context))
+		return socket_refuse(ECONNREFUSED);
 	endpoint_read4(&endpoint, context);
 	if (connect_translate(context, &endpoint, &verdict))
 		endpoint_write4(context, &endpoint);

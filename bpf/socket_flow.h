@@ -43,19 +43,39 @@ static __always_inline bool socket_flow_open(__u64 cookie, const struct endpoint
 	return !bpf_map_update_elem(&socket_flows, &key, &flow, BPF_ANY);
 }
 
-/* The backend an exchange goes on with; false: there is none, or it is gone. */
-static __always_inline bool socket_flow_backend(__u64 cookie, struct endpoint *endpoint)
+/* Notes that a frontend is left to the packet edges, for good: an exchange does not change its backend. */
+static __always_inline void socket_flow_leave(__u64 cookie, const struct endpoint *frontend)
+{
+	struct socket_flow flow = {};
+	struct socket_key key;
+
+	socket_key_fill(&key, cookie, frontend, false);
+	bpf_map_update_elem(&socket_flows, &key, &flow, BPF_ANY);
+}
+
+enum exchange {
+	EXCHANGE_NONE,	  /* there is none, or its backend is gone */
+	EXCHANGE_BACKEND, /* it goes on with a backend */
+	EXCHANGE_LEFT,	  /* it is left to the packet edges */
+};
+
+/* What a socket exchanges with a frontend; its backend becomes the endpoint. */
+static __always_inline enum exchange socket_flow_find(__u64 cookie, struct endpoint *endpoint)
 {
 	struct socket_flow *flow;
 	struct socket_key key;
 
 	socket_key_fill(&key, cookie, endpoint, false);
 	flow = bpf_map_lookup_elem(&socket_flows, &key);
-	if (!flow || !backend_is_current(flow->index, flow->generation))
-		return false;
+	if (!flow)
+		return EXCHANGE_NONE;
+	if (!flow->index)
+		return EXCHANGE_LEFT;
+	if (!backend_is_current(flow->index, flow->generation))
+		return EXCHANGE_NONE;
 	endpoint->address = flow->peer;
 	endpoint->port = bpf_htons(flow->port);
-	return true;
+	return EXCHANGE_BACKEND;
 }
 
 /* The frontend under which the application knows the sender of an answer. */

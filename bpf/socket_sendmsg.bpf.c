@@ -2,37 +2,57 @@
 /* cgroup/sendmsg: a datagram that an unconnected UDP socket sends to a frontend goes to a backend of it. */
 #include "socket_flow.h"
 
+/*
+ * Opens an exchange with a backend that the socket knows under no other name; where there is none, with none:
+ * the packet edges have ports of their own. False: `verdict` is all there is to say.
+ */
+static __always_inline bool sendmsg_open(struct bpf_sock_addr *context, struct endpoint *endpoint,
+					 const struct service *service, int *verdict)
+{
+	__u64 cookie = bpf_get_socket_cookie(context);
+	__u32 start = bpf_get_prandom_u32(), index, i;
+	struct endpoint frontend = *endpoint;
+	struct backend *backend;
+	int error = 0;
+
+	for (i = 0; i < SOCKET_PICKS; i++) {
+		index = socket_pick(service, start + i, &error);
+		backend = index ? backend_find(index) : NULL;
+		if (!backend) {
+			*verdict = socket_refuse(error ? error : ECONNREFUSED);
+			return false;
+		}
+		endpoint_set_backend(endpoint, backend);
+		if (!socket_flow_open(cookie, &frontend, endpoint, index, backend->generation))
+			continue;
+		traffic_count_flow(service->id, index);
+		count(socket_translated);
+		return true;
+	}
+	socket_flow_leave(cookie, &frontend);
+	count(socket_left);
+	return false;
+}
+
 /* Replaces the destination where it is a frontend; false: `verdict` is all there is to say. */
 static __always_inline bool sendmsg_translate(struct bpf_sock_addr *context, struct endpoint *endpoint, int *verdict)
 {
-	__u64 cookie = bpf_get_socket_cookie(context);
-	struct endpoint frontend = *endpoint;
 	struct service_view view;
-	struct backend *backend;
-	int error = 0;
-	__u32 index;
 
 	*verdict = SOCKET_PROCEED;
 	if (!socket_is_served(context))
 		return false;
-	if (socket_flow_backend(cookie, endpoint))
+	switch (socket_flow_find(bpf_get_socket_cookie(context), endpoint)) {
+	case EXCHANGE_BACKEND:
 		return true;
-	if (socket_service(endpoint, &view) != SERVICE_FOUND)
+	case EXCHANGE_LEFT:
 		return false;
-	index = socket_pick(view.service, &error);
-	backend = index ? backend_find(index) : NULL;
-	if (!backend) {
-		*verdict = socket_refuse(error ? error : ECONNREFUSED);
-		return false;
+	case EXCHANGE_NONE:
+		break;
 	}
-	endpoint_set_backend(endpoint, backend);
-	if (!socket_flow_open(cookie, &frontend, endpoint, index, backend->generation)) {
-		count(socket_left);
+	if (socket_service(endpoint, &view) != SERVICE_FOUND || socket_finds_local_listener(context, endpoint, &view))
 		return false;
-	}
-	traffic_count_flow(view.service->id, index);
-	count(socket_translated);
-	return true;
+	return sendmsg_open(context, endpoint, view.service, verdict);
 }
 
 SEC("cgroup/sendmsg4")

@@ -244,6 +244,12 @@ struct network_namespace {
 	struct bpf_spin_lock lock;
 };
 
+/* A ClusterIP that a network namespace has as an address of its own, as NodeLocal DNSCache makes it. */
+struct local_vip {
+	__u64 cookie;
+	struct address address;
+};
+
 /* ---- devices ---- */
 
 enum edge_kind {
@@ -305,19 +311,20 @@ struct packet_counters {
 	__u64 icmp_time_exceeded;
 	__u64 icmp_limited; /* an ICMP error not sent: over the rate */
 	/* left alone, or to the stack; what XDP passes up is counted at tc */
-	__u64 pass_malformed;	 /* too short for its headers, or lengths that contradict each other */
-	__u64 pass_fragment;	 /* a fragment of a datagram */
-	__u64 pass_extension;	 /* an IPv6 header chain longer than we walk, or unknown */
-	__u64 pass_not_for_us;	 /* a frame for another MAC */
-	__u64 pass_foreign;	 /* of a foreign flow */
-	__u64 pass_without_flow; /* mid-stream TCP to a frontend, of no flow of ours */
+	__u64 pass_malformed;	   /* too short for its headers, or lengths that contradict each other */
+	__u64 pass_fragment;	   /* a fragment of a datagram */
+	__u64 pass_extension;	   /* an IPv6 header chain longer than we walk, or unknown */
+	__u64 pass_not_for_us;	   /* a frame for another MAC */
+	__u64 pass_foreign;	   /* of a foreign flow */
+	__u64 pass_local_listener; /* to a ClusterIP on which a socket of the node itself listens */
+	__u64 pass_without_flow;   /* mid-stream TCP to a frontend, of no flow of ours */
 	/* what happened */
 	__u64 flow_new;
 	__u64 flow_established;
 	__u64 flow_foreign;	    /* foreign flows recorded */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
 	__u64 socket_translated;    /* connect() and first sends to a frontend */
-	__u64 socket_left;	    /* left to the packet edges: two frontends with one backend on one socket */
+	__u64 socket_left;	    /* left to the packet edges: every backend is in use under another name or port */
 	__u64 xdp_passed_up;	    /* left to tc: no neighbour yet, not an XDP device, a reject */
 };
 

@@ -35,6 +35,7 @@ type Set struct {
 	FlowsIPv6    *ebpf.Map `ebpf:"flows_ipv6"`
 	Frontends    *ebpf.Map `ebpf:"frontends"`
 	LeftCgroups  *ebpf.Map `ebpf:"left_cgroups"`
+	LocalVIPs    *ebpf.Map `ebpf:"local_vips"`
 	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	NodeAddrs    *ebpf.Map `ebpf:"node_addrs"`
 	ServiceNames *ebpf.Map `ebpf:"service_names"`

@@ -32,6 +32,7 @@ type (
 	SocketKey      = bpfSocketKey
 	SocketFlow     = bpfSocketFlow
 	Namespace      = bpfNetworkNamespace
+	LocalVIP       = bpfLocalVip
 	AgentRecord    = bpfAgentRecord
 )
 

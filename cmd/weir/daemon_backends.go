@@ -26,7 +26,11 @@ func (d *daemon) followBackends(ctx context.Context) error {
 		case <-d.applied:
 		}
 		d.devices.SetPrimary(addressesOf(d.store.Node(d.config.nodeName)))
-		d.devices.SetBackends(backendsElsewhere(d.controller.Services()))
+		services := d.controller.Services()
+		d.devices.SetBackends(backendsElsewhere(services))
+		if d.namespaces != nil {
+			d.namespaces.SetClusterIPs(clusterIPs(services))
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -63,4 +67,17 @@ func backendsElsewhere(services []compile.Service) []netip.Addr {
 		}
 	}
 	return slices.SortedFunc(maps.Keys(addresses), netip.Addr.Compare)
+}
+
+// clusterIPs returns the ClusterIPs, with the names of their Services.
+func clusterIPs(services []compile.Service) map[netip.Addr]string {
+	addresses := map[netip.Addr]string{}
+	for _, service := range services {
+		for _, frontend := range service.Frontends {
+			if frontend.Kind == compile.ClusterIP {
+				addresses[frontend.Address.Addr()] = service.ID.Namespace + "/" + service.ID.Name
+			}
+		}
+	}
+	return addresses
 }

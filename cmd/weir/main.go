@@ -60,7 +60,7 @@ func newRoot() *cobra.Command {
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newAgent(), newStatus(), newServices(), newFlows(), newBench(), newCleanup(), newVersion())
+	root.AddCommand(newAgent(), newStatus(), newCoverage(), newServices(), newFlows(), newBench(), newCleanup(), newVersion())
 	return root
 }
 

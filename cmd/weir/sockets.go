@@ -31,30 +31,25 @@ func (c agentConfig) nodeNetNS() (uint64, error) {
 	return 0, fmt.Errorf("%w: --socket-lb host needs Linux 5.14; use all or off", err)
 }
 
-// makeSockets makes what knows the network namespaces, and puts the socket edge on its cgroup or takes it off.
+// makeSockets makes what knows the network namespaces, and puts the socket edge on its cgroup or takes it off. That there
+// is no place for it is no reason not to start, unless the operator has named one.
 func (d *daemon) makeSockets() error {
 	d.edge = status.Sockets{Whose: d.config.socketLB}
 	defer d.postSockets()
-	if d.config.socketLB == "off" {
-		_, err := loader.DetachSockets(pinsDir(d.config.bpffs))
-		return err
-	}
 	if d.config.cgroupRoot != "" {
 		if err := loader.CheckCgroup(d.config.cgroupRoot); err != nil {
 			return err
 		}
 	}
 	root, err := d.cgroupRoot()
-	if d.nodeNetNS != 0 {
-		var failed error
-		d.namespaces, failed = namespaces.New(namespaces.Options{
-			Set: d.set, Log: d.log, CgroupRoot: root, Changed: func() { wake(d.changed) },
-		})
-		if failed != nil {
-			return failed
-		}
-		d.makeCloser()
+	if failed := d.makeNamespaces(root); failed != nil {
+		return failed
 	}
+	if d.config.socketLB == "off" {
+		_, err := loader.DetachSockets(pinsDir(d.config.bpffs))
+		return err
+	}
+	d.makeCloser()
 	if err == nil {
 		err = d.attachSockets(root)
 	}
@@ -65,8 +60,22 @@ func (d *daemon) makeSockets() error {
 	return nil
 }
 
+// makeNamespaces makes what knows the network namespaces, where the kernel tells them apart.
+func (d *daemon) makeNamespaces(cgroupRoot string) (err error) {
+	if d.nodeNetNS == 0 {
+		return nil
+	}
+	d.namespaces, err = namespaces.New(namespaces.Options{
+		Set: d.set, Log: d.log, CgroupRoot: cgroupRoot, Changed: func() { wake(d.changed) },
+	})
+	return err
+}
+
 // makeCloser makes what closes sockets of removed backends.
 func (d *daemon) makeCloser() {
+	if d.namespaces == nil {
+		return
+	}
 	var err error
 	if d.kernel, err = loader.NewSockets(d.set); err != nil {
 		d.log.Warn("UDP sockets of removed backends stay open", zap.Error(err))

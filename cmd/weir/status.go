@@ -42,14 +42,14 @@ func printStatus(out io.Writer, view statusView, now time.Time) {
 	for _, reason := range view.Reasons {
 		fmt.Fprintf(out, "  %s\n", reason)
 	}
-	printAgent(out, view.Agent, now)
+	printAgent(out, view.Agent, view.SocketCoverage, now)
 	printMaps(out, view)
 	printCounters(out, view.Counters)
 	printProblems(out, view.Agent, now)
 }
 
 // printAgent prints what the agent says of itself.
-func printAgent(out io.Writer, agent agentView, now time.Time) {
+func printAgent(out io.Writer, agent agentView, coverage *coverageView, now time.Time) {
 	if agent.Snapshot == nil {
 		fmt.Fprintln(out, "\nAgent: none has said anything of itself")
 		return
@@ -65,7 +65,7 @@ func printAgent(out io.Writer, agent agentView, now time.Time) {
 		fmt.Fprintf(out, "  last change in the maps %s ago, %s after it arrived\n",
 			since(now, agent.Sync.Last), agent.Sync.Latency.Round(10*time.Microsecond))
 	}
-	fmt.Fprintf(out, "  socket edge: %s\n", describeSockets(agent.Sockets))
+	fmt.Fprintf(out, "  socket edge: %s\n", describeSockets(agent.Sockets, coverage))
 	if len(agent.Attachments) == 0 {
 		return
 	}
@@ -77,16 +77,26 @@ func printAgent(out io.Writer, agent agentView, now time.Time) {
 	t.flush()
 }
 
-// describeSockets says in one line what the socket edge serves.
-func describeSockets(s status.Sockets) string {
-	switch {
-	case s.Cgroup == "":
+// describeSockets says in one line what the socket edge serves, and whether it was found to.
+func describeSockets(s status.Sockets, coverage *coverageView) string {
+	if s.Whose == "off" || s.Whose == "" {
 		return "off"
-	case s.Whose == "host":
-		return strings.Join(append([]string{"processes below " + s.Cgroup + " in the node's network namespace"}, s.Reasons...), "; ")
-	default:
-		return strings.Join(append([]string{"processes below " + s.Cgroup}, s.Reasons...), "; ")
 	}
+	if s.Cgroup == "" {
+		return "serves nobody: " + strings.Join(s.Reasons, "; ")
+	}
+	serves := "processes below " + s.Cgroup
+	if s.Whose == "host" {
+		serves += " in the node's network namespace"
+	}
+	switch {
+	case coverage == nil:
+	case coverage.Proven:
+		serves += ", proven by a connect from another cgroup"
+	default:
+		serves += ", not proven: " + coverage.Reason
+	}
+	return strings.Join(append([]string{serves}, s.Reasons...), "; ")
 }
 
 // list shows words in one cell.

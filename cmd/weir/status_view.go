@@ -20,6 +20,8 @@ type statusView struct {
 	Maps     []mapView         `json:"maps"`
 	SNAT     *snatView         `json:"snat,omitempty"` // unknown where no agent has said what its ports are
 	Counters map[string]uint64 `json:"counters"`
+
+	SocketCoverage *coverageView `json:"socketCoverage,omitempty"` // absent where there is no socket edge
 }
 
 // agentView is what the agent that has the pins, or the last that had them, says of itself.
@@ -72,6 +74,9 @@ func readStatus(bpffs string) (statusView, error) {
 			return view, err
 		}
 	}
+	if view.Agent.Snapshot != nil && view.Agent.Sockets.Cgroup != "" {
+		view.SocketCoverage = proveCoverage(view.Agent.Sockets.Cgroup)
+	}
 	view.Reasons = view.unhealthy(time.Now())
 	view.Healthy = len(view.Reasons) == 0
 	return view, nil
@@ -105,6 +110,9 @@ func (v *statusView) unhealthy(now time.Time) []string {
 		add("writing the maps has failed %d times in a row: see the last errors", v.Agent.Sync.Failures)
 	case !v.Agent.Sync.Waiting.IsZero() && now.Sub(v.Agent.Sync.Waiting) > lagLimit:
 		add("a change has been waiting for %s", now.Sub(v.Agent.Sync.Waiting).Round(time.Millisecond))
+	}
+	if v.SocketCoverage != nil && v.SocketCoverage.Failed {
+		add("sockets are not served: %s", v.SocketCoverage.Reason)
 	}
 	for _, m := range v.Maps {
 		if fill := float64(m.Used) / float64(m.Capacity); fill > fillLimit && !m.LRU {

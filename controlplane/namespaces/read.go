@@ -16,6 +16,7 @@ type namespace struct {
 	ipv4      netip.Addr // what its sockets have as a source by default; invalid if it has none
 	ipv6      netip.Addr
 	addresses map[netip.Addr]int // all of them, with the devices
+	ipvs      int                // the device on which kube-proxy has ClusterIPs that nobody listens on; 0: none
 }
 
 // Somewhere that only a default route leads to: addresses of no network, for ever.
@@ -53,6 +54,9 @@ func readNamespace() (namespace, error) {
 	all, err := links.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return n, fmt.Errorf("list addresses: %w", err)
+	}
+	if link, err := links.LinkByName("kube-ipvs0"); err == nil {
+		n.ipvs = link.Attrs().Index
 	}
 	n.ipv4, n.ipv6 = sourceOf(links, anywhere4), sourceOf(links, anywhere6)
 	n.addresses = map[netip.Addr]int{}

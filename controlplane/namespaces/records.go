@@ -14,11 +14,14 @@ type records struct {
 	set        *weirmaps.Set
 	namespaces map[uint64]weirmaps.Namespace
 	cgroups    map[uint64]uint32
+	vips       map[weirmaps.LocalVIP]uint32
 }
 
 // readRecords reads what a predecessor has left.
 func readRecords(set *weirmaps.Set) (*records, error) {
-	r := &records{set: set, namespaces: map[uint64]weirmaps.Namespace{}, cgroups: map[uint64]uint32{}}
+	r := &records{
+		set: set, namespaces: map[uint64]weirmaps.Namespace{}, cgroups: map[uint64]uint32{}, vips: map[weirmaps.LocalVIP]uint32{},
+	}
 	var key uint64
 	var record weirmaps.Namespace
 	entries := set.Namespaces.Iterate()
@@ -35,6 +38,14 @@ func readRecords(set *weirmaps.Set) (*records, error) {
 	}
 	if err := entries.Err(); err != nil {
 		return nil, fmt.Errorf("read the map left_cgroups: %w", err)
+	}
+	var vip weirmaps.LocalVIP
+	entries = set.LocalVIPs.Iterate()
+	for entries.Next(&vip, &value) {
+		r.vips[vip] = value
+	}
+	if err := entries.Err(); err != nil {
+		return nil, fmt.Errorf("read the map local_vips: %w", err)
 	}
 	return r, nil
 }
@@ -53,6 +64,12 @@ func (r *records) setCgroups(wanted map[uint64]uint32) error {
 	return converge("left_cgroups", r.set.LeftCgroups, r.cgroups, wanted, put)
 }
 
+// setVIPs makes the map hold these and no others.
+func (r *records) setVIPs(wanted map[weirmaps.LocalVIP]uint32) error {
+	put := func(key weirmaps.LocalVIP, value uint32) error { return r.set.LocalVIPs.Put(&key, value) }
+	return converge("local_vips", r.set.LocalVIPs, r.vips, wanted, put)
+}
+
 // converge makes a map hold what is wanted; held is what it holds.
 func converge[K, V comparable](name string, m *ebpf.Map, held, wanted map[K]V, put func(K, V) error) (failed error) {
 	for key, value := range wanted {
@@ -69,7 +86,7 @@ func converge[K, V comparable](name string, m *ebpf.Map, held, wanted map[K]V, p
 		if _, keep := wanted[key]; keep {
 			continue
 		}
-		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := m.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			failed = addOnce(failed, fmt.Errorf("delete from the map %s: %w", name, err))
 			continue
 		}

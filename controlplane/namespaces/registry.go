@@ -10,6 +10,9 @@ package namespaces
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -56,8 +59,9 @@ type Registry struct {
 
 	mu       sync.Mutex
 	pods     pods
-	touched  chan struct{} // holds a token when devices have come
-	repod    chan struct{} // holds a token when the pods are others
+	touched  chan struct{}         // holds a token when devices have come
+	vips     map[netip.Addr]string // ClusterIPs, with their Services
+	repod    chan struct{}         // holds a token when the pods are others
 	problems []compile.Problem
 }
 
@@ -89,6 +93,26 @@ func (r *Registry) SetPods(all []compile.Pod) {
 	r.pods = sortPods(all)
 	r.mu.Unlock()
 	wake(r.repod)
+}
+
+// SetClusterIPs says which addresses are ClusterIPs, and of which Services.
+func (r *Registry) SetClusterIPs(vips map[netip.Addr]string) {
+	r.mu.Lock()
+	same := maps.Equal(vips, r.vips)
+	r.vips = vips
+	r.mu.Unlock()
+	if same {
+		return
+	}
+	r.looking.Lock()
+	defer r.looking.Unlock()
+	if r.found == nil {
+		return // the first look is to come
+	}
+	r.mu.Lock()
+	pods := r.pods
+	r.mu.Unlock()
+	r.report(pods, vips, r.writeVIPs(vips))
 }
 
 // Touch says that namespaces may have come or gone.
@@ -169,11 +193,11 @@ func (r *Registry) look() time.Duration {
 	})
 	r.found = found
 	r.mu.Lock()
-	pods := r.pods
+	pods, vips := r.pods, r.vips
 	r.mu.Unlock()
 	r.cgroups = findCgroups(r.options.CgroupRoot, pods.host)
-	failed = errors.Join(failed, r.write(pods))
-	r.report(pods, failed)
+	failed = errors.Join(failed, r.write(pods), r.writeVIPs(vips))
+	r.report(pods, vips, failed)
 	return time.Since(begin)
 }
 
@@ -187,6 +211,28 @@ func (r *Registry) write(pods pods) error {
 		return err
 	}
 	return r.records.setNamespaces(r.wanted(pods))
+}
+
+// writeVIPs brings the map local_vips up to date.
+func (r *Registry) writeVIPs(vips map[netip.Addr]string) error {
+	wanted := map[weirmaps.LocalVIP]uint32{}
+	for _, n := range r.found {
+		for address, device := range n.localVIPs(vips) {
+			wanted[weirmaps.LocalVIP{Cookie: n.cookie, Address: weirmaps.AddressOf(address)}] = uint32(device)
+		}
+	}
+	return r.records.setVIPs(wanted)
+}
+
+// localVIPs returns the ClusterIPs that are addresses of a namespace, with their devices.
+func (n namespace) localVIPs(vips map[netip.Addr]string) map[netip.Addr]int {
+	local := map[netip.Addr]int{}
+	for address, device := range n.addresses {
+		if _, is := vips[address]; is && device != n.ipvs {
+			local[address] = device
+		}
+	}
+	return local
 }
 
 // wanted is what the map namespaces shall hold. A namespace that comes while a pod is awaited whose sockets are to be
@@ -230,7 +276,7 @@ func (r *Registry) flags(n namespace, pods pods, awaited bool, unsure map[uint64
 }
 
 // report tells what is wrong.
-func (r *Registry) report(pods pods, failed error) {
+func (r *Registry) report(pods pods, vips map[netip.Addr]string, failed error) {
 	var problems []compile.Problem
 	if failed != nil {
 		problems = append(problems, compile.Problem{Object: "Node", Reason: "NamespacesNotKnown", Message: failed.Error()})
@@ -238,6 +284,11 @@ func (r *Registry) report(pods pods, failed error) {
 	for _, pod := range pods.host {
 		if _, found := r.cgroups[pod.UID]; !found {
 			problems = append(problems, problemCgroup(pod, r.options.CgroupRoot))
+		}
+	}
+	for _, n := range r.found {
+		if n.cookie == r.node {
+			problems = append(problems, problemsLocal(n.localVIPs(vips), vips)...)
 		}
 	}
 	r.mu.Lock()
@@ -253,4 +304,16 @@ func (r *Registry) report(pods pods, failed error) {
 	if r.options.Changed != nil {
 		r.options.Changed()
 	}
+}
+
+// problemsLocal says which ClusterIPs are addresses of the node, in their order.
+func problemsLocal(local map[netip.Addr]int, vips map[netip.Addr]string) []compile.Problem {
+	var problems []compile.Problem
+	for _, address := range slices.SortedFunc(maps.Keys(local), netip.Addr.Compare) {
+		problems = append(problems, compile.Problem{
+			Object: "Service " + vips[address], Reason: "ClusterIPLocal",
+			Message: fmt.Sprintf("its ClusterIP %s is also an address of the node itself: where a socket listens on exactly that address, as NodeLocal DNSCache does, that socket answers the node's processes and pods, not the Service", address),
+		})
+	}
+	return problems
 }

@@ -34,6 +34,11 @@ func (h *Host) setUp(name string) error {
 	return nil
 }
 
+// AddAddress gives a device an address that is alone in its network.
+func (h *Host) AddAddress(device string, address netip.Addr) error {
+	return h.addAddress(device, hostPrefix(address))
+}
+
 // addAddress gives a device addresses, usable at once.
 func (h *Host) addAddress(device string, prefixes ...netip.Prefix) error {
 	link, err := h.Link(device)

@@ -58,7 +58,7 @@ func (s *Servers) serveFamily(family string) error {
 	}
 	s.closers = append(s.closers, stream)
 	go s.serveTCP(stream)
-	datagrams, err := listenUDP(family)
+	datagrams, err := listenUDP(family, fmt.Sprintf(":%d", UDPPort))
 	if err != nil {
 		return err
 	}
@@ -68,8 +68,8 @@ func (s *Servers) serveFamily(family string) error {
 }
 
 // listenUDP listens on a socket that says which address a datagram was sent to.
-func listenUDP(family string) (*net.UDPConn, error) {
-	datagrams, err := net.ListenPacket("udp"+family, fmt.Sprintf(":%d", UDPPort))
+func listenUDP(family, address string) (*net.UDPConn, error) {
+	datagrams, err := net.ListenPacket("udp"+family, address)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +87,34 @@ func listenUDP(family string) (*net.UDPConn, error) {
 		return nil, errors.Join(err, set, conn.Close())
 	}
 	return conn, nil
+}
+
+// ServeAt serves TCP and UDP on exactly one address and port of the host.
+func (h *Host) ServeAt(role string, address netip.AddrPort) (*Servers, error) {
+	s := &Servers{role: role}
+	family := "4"
+	if address.Addr().Is6() {
+		family = "6"
+	}
+	err := h.Do(func() error {
+		stream, err := net.Listen("tcp"+family, address.String())
+		if err != nil {
+			return err
+		}
+		s.closers = append(s.closers, stream)
+		go s.serveTCP(stream)
+		datagrams, err := listenUDP(family, address.String())
+		if err != nil {
+			return err
+		}
+		s.closers = append(s.closers, datagrams)
+		go s.serveUDP(datagrams)
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("serve as %s: %w", role, err), s.Close())
+	}
+	return s, nil
 }
 
 // Close stops listening.

@@ -134,3 +134,49 @@ func TestPodLeavesSocketEdge(t *testing.T) {
 	expect("the label of the Namespace", false)
 	ask(t, c.Node1, compile.TCP, s.Frontend(c.Lab, compile.ClusterIP, compile.IPv4), s.Pods...)
 }
+
+// TestNodeLocalListener gives node1 the ClusterIP as an address of its own, with a socket on exactly that, as NodeLocal
+// DNSCache does: it answers processes of the node, pods whose sockets are translated and pods whose packets are. Without
+// the socket the Service does.
+func TestNodeLocalListener(t *testing.T) {
+	t.Parallel()
+	for _, edge := range []string{"all", "off"} {
+		t.Run("socket-lb "+edge, func(t *testing.T) {
+			t.Parallel()
+			c := own(t, socketLab, "--socket-lb", edge)
+			s := c.serve(t, nil, c.Local()...)
+			clients := []*lab.Host{c.Toolbox}
+			if edge == "all" {
+				clients = append(clients, c.Node1)
+			}
+			for _, family := range families {
+				frontend := s.Frontend(c.Lab, compile.ClusterIP, family)
+				for _, from := range clients {
+					ask(t, from, compile.UDP, frontend, s.Pods...)
+				}
+				if err := c.Node1.AddAddress("lo", frontend.Addr()); err != nil {
+					t.Fatal(err)
+				}
+				for _, from := range clients {
+					ask(t, from, compile.UDP, frontend, s.Pods...)
+				}
+				cache, err := c.Node1.ServeAt("cache", frontend)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { cache.Close() })
+				for _, from := range clients {
+					for _, protocol := range protocols {
+						eventually(t, 15*time.Second, func() error {
+							answer, err := from.Ask(protocol, netip.AddrPort{}, frontend)
+							if err == nil && answer.Server != "cache" {
+								err = fmt.Errorf("%s answers", answer.Server)
+							}
+							return err
+						})
+					}
+				}
+			}
+		})
+	}
+}
