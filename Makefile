@@ -43,6 +43,12 @@ build: bin/weir ## build bin/weir, one static binary
 bin/weir: $(GENERATED)
 	go build -trimpath -ldflags '-s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo unknown)' -o $@ ./cmd/weir
 
+IMAGE := ghcr.io/weir-lb/weir:latest
+
+.PHONY: image
+image: bin/weir ## build the container image (with buildah, or docker where there is none; IMAGE=name:tag)
+	@if command -v buildah >/dev/null; then buildah bud --isolation chroot -t $(IMAGE) .; else docker build -t $(IMAGE) .; fi
+
 .PHONY: demo
 demo: bin/weir ## balance real traffic in a lab of network namespaces, and show it (as root; KEEP=1 leaves it up)
 	@[[ $$(id -u) -eq 0 ]] || { echo "make demo needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
