@@ -44,6 +44,19 @@ struct {
 } service_names SEC(".maps");
 
 /*
+ * Who may use the load balancer addresses of services that have SERVICE_SOURCE_RANGES. Written by the agent,
+ * before the record that has the flag and until after the last; read by programs when a flow of such a service is
+ * born. Full: nobody may, and the agent reports it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_key);
+	__type(value, __u32);
+	__uint(max_entries, 65536);
+} sources SEC(".maps");
+
+/*
  * The arena of selection tables. Written by the agent as memory (it maps the array), only in ranges that
  * no service record names; read by programs when a flow is born.
  */

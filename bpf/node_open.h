@@ -6,6 +6,7 @@
 #ifndef WEIR_NODE_OPEN_H
 #define WEIR_NODE_OPEN_H
 
+#include "access_packet.h"
 #include "node_translate.h"
 #include "service.h"
 #include "snat.h"
@@ -117,6 +118,8 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 		count_left(pass_without_flow);
 		return flow_end(view, PACKET_PASS);
 	}
+	if (!packet_is_admitted(packet, &service))
+		return flow_end(view, PACKET_DROP);
 	return node_open(packet, device, service.service, view);
 }
 

@@ -6,6 +6,7 @@
 #include "packet_tc.h"
 
 #include "reject.h"
+#include "access_packet.h"
 #include "device.h"
 #include "leave.h"
 #include "nat.h"
@@ -98,7 +99,7 @@ static __always_inline bool pod_finds_local_listener(struct packet *packet, cons
 /* A packet of no flow: whether one has been opened for it. */
 static __always_inline bool pod_new(struct packet *packet, struct device *device, struct flow_view *view)
 {
-	struct service_view service;
+	struct service_view service = {};
 
 	switch (service_of_packet(packet, &service)) {
 	case SERVICE_NONE:
@@ -115,6 +116,8 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 		count_left(pass_without_flow);
 		return flow_end(view, PACKET_PASS);
 	}
+	if (!packet_is_admitted(packet, &service))
+		return flow_end(view, PACKET_DROP);
 	return pod_open(packet, device, service.service, view);
 }
 

@@ -3,7 +3,7 @@
  * cgroup/connect: a socket that is connected to a frontend is connected to a backend of it. From then on its
  * packets cost nothing.
  */
-#include "socket.h"
+#include "access_socket.h"
 
 /* Notes in the socket's storage what it was told, for getpeername and recvmsg. */
 static __always_inline bool connect_note(struct bpf_sock_addr *context, const struct endpoint *frontend,
@@ -126,6 +126,8 @@ static __always_inline bool connect_translate(struct bpf_sock_addr *context, str
 		*verdict = connect_forget(context);
 		return false;
 	}
+	if (!socket_is_admitted(context, endpoint, &view, verdict))
+		return false;
 	return connect_open(context, endpoint, view.service, verdict);
 }
 

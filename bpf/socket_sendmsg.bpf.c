@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* cgroup/sendmsg: a datagram that an unconnected UDP socket sends to a frontend goes to a backend of it. */
+#include "access_socket.h"
 #include "socket_flow.h"
 
 /*
@@ -51,6 +52,8 @@ static __always_inline bool sendmsg_translate(struct bpf_sock_addr *context, str
 		break;
 	}
 	if (socket_service(endpoint, &view) != SERVICE_FOUND || socket_finds_local_listener(context, endpoint, &view))
+		return false;
+	if (!socket_is_admitted(context, endpoint, &view, verdict))
 		return false;
 	return sendmsg_open(context, endpoint, view.service, verdict);
 }

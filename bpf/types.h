@@ -86,13 +86,23 @@ struct service {
 };
 
 /* Flags of a service. */
-#define SERVICE_NO_ENDPOINTS (1U << 0) /* no endpoint in the whole cluster: reject, whatever the policy */
+#define SERVICE_NO_ENDPOINTS (1U << 0)	/* no endpoint in the whole cluster: reject, whatever the policy */
+#define SERVICE_SOURCE_RANGES (1U << 1) /* its load balancer addresses are for clients in `sources` alone */
 
 /* Read by people and by the agent after a restart; no program looks at it. */
 struct service_name {
 	__u32 id;
 	__u8 name[220]; /* "namespace/name:port/protocol/family", zero padded */
 };
+
+/* A prefix whose addresses may use the load balancer addresses of a service. */
+struct source_key {
+	__u32 prefix_length; /* in bits, with the 32 of the service */
+	__u32 service;	     /* id */
+	struct address address;
+};
+
+#define SOURCE_PREFIX_LENGTH_MAX (32 + 128)
 
 /* ---- slots ---- */
 
@@ -301,8 +311,10 @@ struct packet_counters {
 	__u64 drop_stale_backend;	 /* a slot named an unused backend */
 	__u64 drop_rewrite_failed;	 /* the kernel refused a checksum or header update */
 	__u64 drop_no_hairpin_address;	 /* a pod reached itself, and its link has no node address */
+	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */
 	__u64 refuse_no_endpoint;	 /* at the socket edge: ECONNREFUSED */
 	__u64 refuse_no_local_endpoint;	 /* at the socket edge: EHOSTUNREACH */
+	__u64 refuse_source_denied;	 /* at the socket edge: EHOSTUNREACH */
 	__u64 refuse_bind;		 /* bind() of an active NodePort: EADDRINUSE */
 	/* answered by us */
 	__u64 reject_tcp_reset;

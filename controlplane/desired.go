@@ -49,12 +49,17 @@ func (d *desired) setNodes(nodes []*corev1.Node) (changed bool) {
 			node.Zone = n.Labels[corev1.LabelTopologyZone]
 		}
 		for _, address := range n.Status.Addresses {
-			if ip, valid := netip.AddrFromSlice(netutils.ParseIPSloppy(address.Address)); valid {
-				node.Addresses[ip.Unmap()] = struct{}{}
+			ip, valid := netip.AddrFromSlice(netutils.ParseIPSloppy(address.Address))
+			if !valid {
+				continue
+			}
+			node.Addresses[ip.Unmap()] = struct{}{}
+			if n.Name == node.Name {
+				node.Own = append(node.Own, ip.Unmap())
 			}
 		}
 	}
-	changed = node.Zone != d.node.Zone || !maps.Equal(node.Addresses, d.node.Addresses)
+	changed = node.Zone != d.node.Zone || !slices.Equal(node.Own, d.node.Own) || !maps.Equal(node.Addresses, d.node.Addresses)
 	d.node = node
 	return changed
 }

@@ -31,3 +31,18 @@ func Each[K, V any](m *ebpf.Map, visit func(key K, value V) bool) error {
 		}
 	}
 }
+
+// EachKey calls visit with the key of every element of a map, one by one: kernels before 5.14 read no LPM trie in
+// batches. Elements that come or go meanwhile may be visited or not.
+func EachKey[K any](m *ebpf.Map, visit func(key K)) error {
+	var key, next K
+	err := m.NextKey(nil, &next)
+	for ; err == nil; err = m.NextKey(&key, &next) {
+		key = next
+		visit(key)
+	}
+	if !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("read %s: %w", m, err)
+	}
+	return nil
+}

@@ -45,6 +45,7 @@ type Set struct {
 	Slots        *ebpf.Map `ebpf:"slots"`
 	SocketFlows  *ebpf.Map `ebpf:"socket_flows"`
 	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
+	Sources      *ebpf.Map `ebpf:"sources"`
 	SweepConfig  *ebpf.Map `ebpf:"sweep_config"`
 	XDPDevices   *ebpf.Map `ebpf:"xdp_devices"`
 }

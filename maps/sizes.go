@@ -13,6 +13,7 @@ type Sizes struct {
 	Frontends  uint32
 	Backends   uint32
 	SlotBlocks uint32 // of 16 slots each
+	Sources    uint32 // prefixes of loadBalancerSourceRanges, each for one Service port
 	FlowsIPv4  uint32 // halves: two for each connection
 	FlowsIPv6  uint32 // halves
 	Embryos    uint32 // halves, of both families
@@ -27,6 +28,7 @@ func DefaultSizes() Sizes {
 		Frontends:  131072,
 		Backends:   131072,
 		SlotBlocks: 1 << 20,
+		Sources:    65536,
 		FlowsIPv4:  524288,
 		FlowsIPv6:  262144,
 		Embryos:    131072,
@@ -55,6 +57,7 @@ func (s *Sizes) of(set *Set) []sizeOf {
 		{bpfMapBackendStats, set.BackendStats, &s.Backends, 1},
 		{bpfMapBackendUsage, set.BackendUsage, &s.Backends, 1},
 		{bpfMapSlots, set.Slots, &s.SlotBlocks, 1},
+		{bpfMapSources, set.Sources, &s.Sources, 1},
 		{bpfMapFlowsIpv4, set.FlowsIPv4, &s.FlowsIPv4, 1},
 		{bpfMapFlowsIpv6, set.FlowsIPv6, &s.FlowsIPv6, 1},
 		{bpfMapEmbryos, set.Embryos, &s.Embryos, 1},

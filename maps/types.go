@@ -13,6 +13,7 @@ type (
 	SlotRange      = bpfSlotRange
 	Service        = bpfService
 	ServiceName    = bpfServiceName
+	SourceKey      = bpfSourceKey
 	SlotBlock      = bpfSlotBlock
 	Backend        = bpfBackend
 	Tuple          = bpfTuple
@@ -86,7 +87,8 @@ const (
 
 // Flags of services and backends; bpf/types.h describes them.
 const (
-	ServiceNoEndpoints uint16 = 1 << 0 // SERVICE_NO_ENDPOINTS
+	ServiceNoEndpoints  uint16 = 1 << 0 // SERVICE_NO_ENDPOINTS
+	ServiceSourceRanges uint16 = 1 << 1 // SERVICE_SOURCE_RANGES
 
 	BackendLocal       uint32 = 1 << 0 // BACKEND_LOCAL
 	BackendTerminating uint32 = 1 << 1 // BACKEND_TERMINATING

@@ -89,6 +89,7 @@ func sizeFlags(c *cobra.Command, sizes *maps.Sizes) {
 		{&sizes.Frontends, "max-frontends", standard.Frontends, "addresses that clients send to"},
 		{&sizes.Backends, "max-backends", standard.Backends, "endpoints"},
 		{&sizes.SlotBlocks, "max-slot-blocks", standard.SlotBlocks, "blocks of 16 slots for selection tables"},
+		{&sizes.Sources, "max-source-ranges", standard.Sources, "prefixes of loadBalancerSourceRanges, counted for each Service port"},
 		{&sizes.FlowsIPv4, "max-flows", standard.FlowsIPv4, "halves of established IPv4 connections, two for each"},
 		{&sizes.FlowsIPv6, "max-flows-ipv6", standard.FlowsIPv6, "halves of established IPv6 connections"},
 		{&sizes.Embryos, "max-embryos", standard.Embryos, "halves of connections not yet established"},

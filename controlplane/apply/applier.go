@@ -2,11 +2,12 @@
 // looks at, a frontend leads to a table of the service as it was or as it is, whole, for each service is
 // written in this order:
 //
-//  1. backends that are new
-//  2. tables, in free ranges of the arena
-//  3. a service record at a free index, and its name
-//  4. frontends, each replaced in place, as one aligned 64-bit value
-//  5. frontends that are gone
+//  1. source ranges that are new
+//  2. backends that are new
+//  3. tables, in free ranges of the arena
+//  4. a service record at a free index, and its name
+//  5. frontends, each replaced in place, as one aligned 64-bit value
+//  6. frontends and source ranges that are gone
 //
 // What is then named by nothing is given out again after a grace period (maps.Grace); backend indices and
 // service ids only after sweeps of the flow tables have not met them either.

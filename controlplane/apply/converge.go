@@ -127,6 +127,9 @@ func (c *change) remove(gone *service) error {
 			return err
 		}
 	}
+	if err := c.dismiss(gone.id, nil); err != nil {
+		return err
+	}
 	return c.writeFlags(c.state.depart(gone))
 }
 
@@ -146,14 +149,30 @@ func (c *change) place(want compile.Service, mayWait bool) error {
 		if mayWait {
 			c.log.Warn("no room for a service", zap.Stringer("service", want.ID), zap.Stringer("short", short))
 		}
-		return nil
+		return c.restrict(want)
+	}
+	return c.carryOut(p, want)
+}
+
+// carryOut does what a plan says. Source ranges are there before a record asks for them, and until none does.
+func (c *change) carryOut(p *plan, want compile.Service) error {
+	sources, short, err := c.admit(p.service.id, want)
+	if err != nil {
+		return err
+	}
+	if short != nil {
+		c.leftOut[want.ID] = short
+		c.log.Warn("no room for who may use a service", zap.Stringer("service", want.ID), zap.Stringer("short", short))
 	}
 	if p.fresh {
 		if err := c.writeRecord(p); err != nil {
 			return err
 		}
 	}
-	return c.lead(p.service, p.record, p.frontends)
+	if err := c.lead(p.service, p.record, p.frontends); err != nil {
+		return err
+	}
+	return c.dismiss(p.service.id, sources)
 }
 
 // writeRecord writes what a new record needs, and then the record. Nothing leads to it yet.
@@ -343,5 +362,8 @@ func (a *Applier) clearStrays() error {
 		}
 	}
 	a.state.strays, a.state.leftovers = nil, nil
+	if err := a.clearStraySources(); err != nil {
+		return err
+	}
 	return a.writeFlags(slices.Collect(gomaps.Values(a.state.backends)))
 }

@@ -20,6 +20,7 @@ type shortage struct {
 	size    int
 	leaving int    // how many more come free when the flows that name them end
 	flag    string // of the agent, which makes it larger
+	closed  bool   // it is served, but for its load balancer addresses
 }
 
 func (s *shortage) String() string {
@@ -29,7 +30,10 @@ func (s *shortage) String() string {
 // problem words it for people.
 func (s *shortage) problem(id compile.ID, served bool) compile.Problem {
 	state := "is not served"
-	if served {
+	switch {
+	case s.closed:
+		state = "is closed to clients of its LoadBalancer addresses"
+	case served:
 		state = "is served as it was before"
 	}
 	later := ""
@@ -106,6 +110,9 @@ func (s *state) recordOf(want compile.Service, of *service) *record {
 	}}
 	if want.NoEndpoints {
 		r.value.Flags |= maps.ServiceNoEndpoints
+	}
+	if want.Restricted {
+		r.value.Flags |= maps.ServiceSourceRanges
 	}
 	var inside, outside *table
 	if of.current != nil {

@@ -16,8 +16,9 @@ type state struct {
 	backends  map[backendKey]*backend // that are listed, or have a record
 	frontends map[maps.FrontendKey]lead
 	listings  map[compile.ID][]listing // what the desired services say of their backends
-	strays    []*service               // with frontends, but of no name that can be read
-	leftovers []uint32                 // record indices whose names say nothing
+	sources   sources
+	strays    []*service // with frontends, but of no name that can be read
+	leftovers []uint32   // record indices whose names say nothing
 
 	arena          *maps.Arena
 	records        pool

@@ -37,6 +37,7 @@ type Node struct {
 	// Addresses are those of every known node, this one included. An endpoint there is never
 	// somebody's VIP, whatever an external address says (rule E14).
 	Addresses map[netip.Addr]struct{}
+	Own       []netip.Addr // those of this node
 }
 
 // Result is what a Service asks for.
@@ -60,6 +61,7 @@ func Compile(in Input) Result {
 	}
 	table := collectEndpoints(in, problems)
 	addresses := collectAddresses(in.Service, problems)
+	readSources(in.Service, addresses, in.Node, problems)
 	policy := readPolicy(in.Service, problems)
 
 	result := Result{Endpoints: table.addresses}
@@ -103,11 +105,13 @@ func compilePort(in Input, port servicePort, addresses *addresses, policy policy
 	}
 	if !policy.internalLocal && !policy.externalLocal {
 		service.Frontends = append(service.Frontends, external...)
+		service.Restricted, service.Sources = addresses.sources.restricted, addresses.sources.prefixes
 		return []Service{service}
 	}
 	outer := service
 	outer.ID.Scope = ScopeExternal
 	outer.Frontends = external
+	outer.Restricted, outer.Sources = addresses.sources.restricted, addresses.sources.prefixes
 	outer.Inside = lists.cluster // the short circuit of rule P03
 	outer.Outside = lists.pick(policy.externalLocal)
 	return []Service{service, outer}

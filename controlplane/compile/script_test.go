@@ -158,6 +158,9 @@ func describeService(out io.Writer, service compile.Service) {
 	if service.NoEndpoints {
 		fmt.Fprintln(out, "  no endpoints: reject")
 	}
+	if service.Restricted {
+		fmt.Fprintf(out, "  sources       %v\n", service.Sources)
+	}
 	if service.AffinityTimeout != 0 {
 		fmt.Fprintf(out, "  affinity      %v\n", service.AffinityTimeout)
 	}

@@ -2,7 +2,6 @@ package compile
 
 import (
 	"net/netip"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -168,6 +167,7 @@ type addresses struct {
 	family       Family
 	clusterIP    netip.Addr // invalid: the family is not served
 	loadBalancer []netip.Addr
+	sources      sources // of the load balancer's
 	external     []netip.Addr
 }
 
@@ -198,18 +198,15 @@ func collectAddresses(service *corev1.Service, problems *problems) map[Family]*a
 	return all
 }
 
-// collectLoadBalancer adds the addresses of the load balancer that are not a proxy's (rules L01 to L04).
+// collectLoadBalancer adds the addresses of the load balancer that are not a proxy's (rules L01 to L03).
 func collectLoadBalancer(service *corev1.Service, all map[Family]*addresses, problems *problems) {
-	ranges := readSourceRanges(service)
 	for _, ingress := range service.Status.LoadBalancer.Ingress {
 		if ingress.IP == "" || ingress.IPMode != nil && *ingress.IPMode != corev1.LoadBalancerIPModeVIP {
 			continue
 		}
-		of, address := servedFamily(all, LoadBalancer, ingress.IP, problems)
-		if of == nil || !ranges.allow(of.family, problems) {
-			continue
+		if of, address := servedFamily(all, LoadBalancer, ingress.IP, problems); of != nil {
+			of.loadBalancer = append(of.loadBalancer, address)
 		}
-		of.loadBalancer = append(of.loadBalancer, address)
 	}
 }
 
@@ -268,51 +265,5 @@ func special(address netip.Addr) string {
 		return "broadcast"
 	default:
 		return ""
-	}
-}
-
-// sourceRanges are the sources that may use the load balancer's addresses.
-type sourceRanges struct {
-	restricted bool
-	open       map[Family]bool // a range admits the whole family
-	malformed  string
-}
-
-// readSourceRanges reads loadBalancerSourceRanges; the annotation counts where the field is empty (rule L04).
-func readSourceRanges(service *corev1.Service) sourceRanges {
-	texts := service.Spec.LoadBalancerSourceRanges
-	if len(texts) == 0 {
-		if annotation := strings.TrimSpace(service.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]); annotation != "" {
-			texts = strings.Split(annotation, ",")
-		}
-	}
-	ranges := sourceRanges{restricted: len(texts) > 0, open: map[Family]bool{}}
-	for _, text := range texts {
-		_, network, err := netutils.ParseCIDRSloppy(strings.TrimSpace(text))
-		if err != nil {
-			ranges.malformed = text
-			continue
-		}
-		if ones, bits := network.Mask.Size(); ones == 0 && bits == 32 {
-			ranges.open[IPv4] = true
-		} else if ones == 0 {
-			ranges.open[IPv6] = true
-		}
-	}
-	return ranges
-}
-
-// allow tells whether the load balancer's addresses of a family can be served: ranges that would have to be
-// looked at are not enforced yet, so they deny everybody rather than admit everybody.
-func (r sourceRanges) allow(family Family, problems *problems) bool {
-	switch {
-	case r.malformed != "":
-		problems.add("SourceRangesInvalid", "source range %q is not a CIDR: the load balancer's addresses are not served until it is corrected", r.malformed)
-		return false
-	case !r.restricted || r.open[family]:
-		return true
-	default:
-		problems.add("SourceRangesNotEnforced", "loadBalancerSourceRanges are not enforced yet: the load balancer's %s addresses are not served, so that nobody outside the ranges gets in", family)
-		return false
 	}
 }

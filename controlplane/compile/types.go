@@ -177,6 +177,8 @@ type Service struct {
 	OutsideAlgorithm maps.Algorithm
 	AffinityTimeout  time.Duration // 0 is no affinity
 	RemovedEndpoints RemovedEndpoints
+	Restricted       bool // of its clients, only Sources may use its LoadBalancer frontends (rule L04)
+	Sources          []netip.Prefix
 }
 
 // Equal tells whether two services ask for the same in the maps.
@@ -184,6 +186,7 @@ func (s Service) Equal(other Service) bool {
 	return s.ID == other.ID && s.Created.Equal(other.Created) &&
 		s.NoEndpoints == other.NoEndpoints && s.AffinityTimeout == other.AffinityTimeout && s.RemovedEndpoints == other.RemovedEndpoints &&
 		s.InsideAlgorithm == other.InsideAlgorithm && s.OutsideAlgorithm == other.OutsideAlgorithm &&
+		s.Restricted == other.Restricted && slices.Equal(s.Sources, other.Sources) &&
 		slices.Equal(s.Frontends, other.Frontends) &&
 		slices.Equal(s.Inside, other.Inside) && slices.Equal(s.Outside, other.Outside)
 }

@@ -54,11 +54,20 @@ func RandomServices() []compile.Service {
 				}
 				service := newService(family, protocol, sort.name, uint16(servicePortBase+i), backends...)
 				service.NoEndpoints = sort.name == "empty"
+				if service.Restricted = sort.name == "local"; service.Restricted {
+					service.Sources = []netip.Prefix{prefixOf(hosts.Client, family), prefixOf(hosts.Pod, family)}
+				}
 				all = append(all, service)
 			}
 		}
 	}
 	return all
+}
+
+// prefixOf returns the prefix of one address.
+func prefixOf(host Pair, family compile.Family) netip.Prefix {
+	address := host.Of(family)
+	return netip.PrefixFrom(address, address.BitLen())
 }
 
 // servicePortBase is the port of the first of RandomServices.

@@ -120,6 +120,9 @@ func (v *visit) nodeNew() (Result, error) {
 		v.countLeft(&v.counters.PassWithoutFlow)
 		return v.untouched(), nil
 	}
+	if !v.isAdmitted(service) {
+		return v.drop(&v.counters.DropSourceDenied), nil
+	}
 	if len(service.Outside) == 0 {
 		return v.noBackend(service), nil
 	}
@@ -306,6 +309,9 @@ func (v *visit) podNew() (Result, error) {
 	if v.tcp() && !v.opens() {
 		v.countLeft(&v.counters.PassWithoutFlow)
 		return v.untouched(), nil
+	}
+	if !v.isAdmitted(service) {
+		return v.drop(&v.counters.DropSourceDenied), nil
 	}
 	if len(service.Inside) == 0 {
 		return v.noBackend(service), nil

@@ -243,7 +243,7 @@ func (w *World) Serve(services ...compile.Service) error {
 // empty removes or zeroes every element.
 func empty(m *ebpf.Map) error {
 	switch m.Type() {
-	case ebpf.Hash, ebpf.LRUHash, ebpf.DevMapHash:
+	case ebpf.Hash, ebpf.LRUHash, ebpf.DevMapHash, ebpf.LPMTrie:
 		return emptyHash(m)
 	case ebpf.PerCPUArray:
 		zeros := make([][]byte, ebpf.MustPossibleCPU())
