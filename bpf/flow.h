@@ -117,8 +117,27 @@ static __always_inline void flow_remove(const struct flow_key *key, const struct
 	bpf_map_delete_elem(&embryos, &other);
 }
 
-/* A SYN on a flow that has been closed by either side opens a new connection (RFC 9293, 3.10.7.4). */
-static __noinline bool flow_is_closing(struct flow *flow, const struct flow_key *key, const struct flow_view *view)
+/* A backend that has been silent for so long may have forgotten the connection; one that no table names, sooner. */
+#define SYN_SILENCE_SECONDS 60
+#define SYN_SILENCE_GONE_SECONDS 3
+
+/* For how many seconds the flow's backend has to be silent before a SYN ends the flow. 0: it is another's by now. */
+static __always_inline __u32 flow_silence(const struct flow *flow)
+{
+	__u32 index = flow->backend;
+	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+
+	if (!backend || backend->generation != flow->generation)
+		return 0;
+	return backend->flags & BACKEND_GONE ? SYN_SILENCE_GONE_SECONDS : SYN_SILENCE_SECONDS;
+}
+
+/*
+ * Whether a SYN of its client makes way for a new flow: where either side has closed this one (RFC 9293,
+ * 3.10.7.4), and where the backend has been silent for long. The client's own packets do not count: its SYN may be
+ * the fifth to a backend that is dead.
+ */
+static __noinline bool flow_yields_to_syn(struct flow *flow, const struct flow_key *key, const struct flow_view *view)
 {
 	struct flow_key other;
 	struct flow *peer;
@@ -127,7 +146,9 @@ static __noinline bool flow_is_closing(struct flow *flow, const struct flow_key 
 		return true;
 	flow_other_key(&other, key, &view->to);
 	peer = flow_table_lookup(&other);
-	return !peer || peer->state >= FLOW_CLOSING;
+	if (!peer || peer->state >= FLOW_CLOSING)
+		return true;
+	return (__s32)(flow_now() - peer->last_seen) >= (__s32)(flow_silence(flow) * jiffies_per_second);
 }
 
 /* An established flow that is over, and has been quiet for a second, may lose its tuple to a new one. */
@@ -325,7 +346,7 @@ static __always_inline bool flow_lookup(struct packet *packet, struct flow_view 
 	if (!flow || !flow_read(flow, &packet->key, view))
 		return false;
 	if (packet_is_syn(packet) && view->half == FLOW_HALF_FORWARD && view->action != FLOW_FOREIGN &&
-	    flow_is_closing(flow, &packet->key, view)) {
+	    flow_yields_to_syn(flow, &packet->key, view)) {
 		flow_remove(&packet->key, &view->to);
 		return false;
 	}

@@ -69,23 +69,28 @@ static __always_inline __u32 sweep_timeout(const struct sweep_settings *settings
 	if (protocol != IPPROTO_TCP)
 		return settings->timeout_udp;
 	if (flow->action == FLOW_FOREIGN)
-		return flow->state >= FLOW_CLOSING ? settings->timeout_tcp_closing : settings->timeout_foreign;
+		return flow->state >= FLOW_CLOSING ? settings->timeout_tcp_closed : settings->timeout_foreign;
 	if (flow->state == FLOW_CLOSED || (peer && peer->state == FLOW_CLOSED))
-		return settings->timeout_tcp_closing;
+		return settings->timeout_tcp_closed;
 	if (flow->state == FLOW_CLOSING && (!peer || peer->state == FLOW_CLOSING))
-		return settings->timeout_tcp_closing;
+		return settings->timeout_tcp_closed;
+	if (flow->state == FLOW_CLOSING || (peer && peer->state == FLOW_CLOSING))
+		return settings->timeout_tcp_half_closed;
 	return settings->timeout_tcp;
+}
+
+static __always_inline __u32 shorter(__u32 a, __u32 b)
+{
+	return a < b ? a : b;
 }
 
 static __always_inline __u32 sweep_shortest(const struct sweep_settings *settings)
 {
-	__u32 shortest = settings->timeout_unanswered;
+	__u32 tcp = shorter(settings->timeout_tcp, settings->timeout_tcp_half_closed);
+	__u32 over = shorter(settings->timeout_unanswered, settings->timeout_tcp_closed);
+	__u32 others = shorter(settings->timeout_udp, settings->timeout_foreign);
 
-	if (settings->timeout_tcp_closing < shortest)
-		shortest = settings->timeout_tcp_closing;
-	if (settings->timeout_udp < shortest)
-		shortest = settings->timeout_udp;
-	return shortest;
+	return shorter(tcp, shorter(over, others));
 }
 
 /*

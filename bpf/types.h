@@ -17,7 +17,7 @@
 #include <linux/types.h>
 
 /* Bumped whenever a record below changes shape or meaning. The agent refuses maps of another layout. */
-#define WEIR_LAYOUT_VERSION 3
+#define WEIR_LAYOUT_VERSION 4
 
 /* An address in network byte order; v4-mapped for IPv4. */
 struct address {
@@ -356,7 +356,8 @@ struct sweep_settings {
 	__u32 epoch; /* written to service_usage and backend_usage for every live flow */
 	__u32 timeout_unanswered;
 	__u32 timeout_tcp;
-	__u32 timeout_tcp_closing;
+	__u32 timeout_tcp_half_closed;
+	__u32 timeout_tcp_closed;
 	__u32 timeout_udp;
 	__u32 timeout_foreign;
 };

@@ -14,6 +14,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/devices"
 	"github.com/weir-lb/weir/controlplane/proxyconfig"
 	"github.com/weir-lb/weir/controlplane/status"
+	"github.com/weir-lb/weir/controlplane/sweep"
 	"github.com/weir-lb/weir/maps"
 )
 
@@ -33,6 +34,7 @@ type agentFlags struct {
 	snatPorts     string
 	nodePorts     []string
 	sizes         maps.Sizes
+	timeouts      sweep.Timeouts
 	level, format string
 }
 
@@ -71,6 +73,7 @@ nothing that is right. weir cleanup removes everything.`,
 	f.StringVar(&flags.snatPorts, "snat-ports", "61000-65535", "source ports for traffic sent on to backends elsewhere")
 	f.StringSliceVar(&flags.nodePorts, "nodeport-addresses", nil, "addresses that NodePorts answer on: prefixes, or primary (default: all of the node)")
 	sizeFlags(c, &flags.sizes)
+	addTimeouts(c, &flags.timeouts)
 	f.StringVar(&flags.level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&flags.format, "log-format", "console", "console or json")
 	return c
@@ -117,6 +120,7 @@ type agentConfig struct {
 	nodePorts     devices.NodePortAddresses
 	nodePortTexts []string
 	sizes         maps.Sizes
+	timeouts      sweep.Timeouts
 	log           *zap.Logger
 }
 
@@ -125,7 +129,7 @@ func (f agentFlags) parse() (agentConfig, error) {
 	config := agentConfig{
 		nodeName: f.nodeName, configFile: f.config, proxy: f.proxy,
 		late: lateAfterOf(&f.proxy.KubeProxyConfiguration), nodePortTexts: f.nodePorts, bpffs: f.bpffs, devices: f.devices,
-		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, sizes: f.sizes,
+		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, sizes: f.sizes, timeouts: f.timeouts,
 	}
 	var err error
 	if config.source, err = f.source.parse(); err != nil {
@@ -142,6 +146,9 @@ func (f agentFlags) parse() (agentConfig, error) {
 		return config, err
 	}
 	if err := oneOf("--socket-lb", f.socketLB, "all", "host", "off"); err != nil {
+		return config, err
+	}
+	if err := checkTimeouts(f.timeouts); err != nil {
 		return config, err
 	}
 	if config.snatPorts, err = parsePortRange(f.snatPorts); err != nil {

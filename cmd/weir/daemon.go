@@ -158,7 +158,7 @@ func (d *daemon) makeControlplane() error {
 	})
 	d.sweeper, err = sweep.New(sweep.Options{
 		Set: d.set, Programs: d.programs, Applier: d.applier,
-		Timeouts: sweep.DefaultTimeouts(), Interval: sweepEvery,
+		Timeouts: d.config.timeouts, Interval: sweepEvery,
 		JiffiesPerSecond: d.features.JiffiesPerSecond, Log: d.log,
 	})
 	return err

@@ -22,23 +22,25 @@ import (
 
 // Timeouts say how long a flow may be idle: neither side heard.
 type Timeouts struct {
-	Unanswered time.Duration // no packet from the backend, or none from the client since
-	TCP        time.Duration // established
-	TCPClosing time.Duration // both sides have sent FIN, or one a reset
-	UDP        time.Duration // both sides have been heard; also for foreign flows
-	Foreign    time.Duration // TCP connections of the node itself and of masqueraded pods
+	Unanswered    time.Duration // no packet from the backend, or none from the client since
+	TCP           time.Duration // established
+	TCPHalfClosed time.Duration // one side has sent FIN
+	TCPClosed     time.Duration // both sides have sent FIN, or one a reset
+	UDP           time.Duration // both sides have been heard; also for foreign flows
+	Foreign       time.Duration // TCP connections of the node itself and of masqueraded pods
 }
 
 // DefaultTimeouts are those that kube-proxy sets for conntrack, and the kernel's where it sets none, but for
-// TCPClosing: at the kernel's two minutes, 2,200 connections a second would fill a table of 524,288 halves
+// TCPClosed: at the kernel's two minutes, 2,200 connections a second would fill a table of 524,288 halves
 // with closed ones. Half a minute is enough for the peer that has not seen the last acknowledgement.
 func DefaultTimeouts() Timeouts {
 	return Timeouts{
-		Unanswered: 30 * time.Second,
-		TCP:        24 * time.Hour,
-		TCPClosing: 30 * time.Second,
-		UDP:        2 * time.Minute,
-		Foreign:    24 * time.Hour,
+		Unanswered:    30 * time.Second,
+		TCP:           24 * time.Hour,
+		TCPHalfClosed: time.Hour,
+		TCPClosed:     30 * time.Second,
+		UDP:           2 * time.Minute,
+		Foreign:       24 * time.Hour,
 	}
 }
 
@@ -139,12 +141,13 @@ func (s *Sweeper) configure() error {
 	}
 	timeouts := s.options.Timeouts
 	settings := maps.SweepSettings{
-		Epoch:             s.epoch,
-		TimeoutUnanswered: jiffies(timeouts.Unanswered),
-		TimeoutTcp:        jiffies(timeouts.TCP),
-		TimeoutTcpClosing: jiffies(timeouts.TCPClosing),
-		TimeoutUdp:        jiffies(timeouts.UDP),
-		TimeoutForeign:    jiffies(timeouts.Foreign),
+		Epoch:                s.epoch,
+		TimeoutUnanswered:    jiffies(timeouts.Unanswered),
+		TimeoutTcp:           jiffies(timeouts.TCP),
+		TimeoutTcpHalfClosed: jiffies(timeouts.TCPHalfClosed),
+		TimeoutTcpClosed:     jiffies(timeouts.TCPClosed),
+		TimeoutUdp:           jiffies(timeouts.UDP),
+		TimeoutForeign:       jiffies(timeouts.Foreign),
 	}
 	if err := s.options.Set.SweepConfig.Put(uint32(0), &settings); err != nil {
 		return fmt.Errorf("write the sweep's settings: %w", err)

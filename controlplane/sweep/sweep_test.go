@@ -56,7 +56,7 @@ func (b *bench) newSweeper(t testing.TB, programs *loader.Programs) *Sweeper {
 	sweeper, err := New(Options{
 		Set: b.set, Programs: programs, Applier: b.applier,
 		Timeouts: Timeouts{
-			Unanswered: 30 * time.Second, TCP: 1000 * time.Second, TCPClosing: 40 * time.Second,
+			Unanswered: 30 * time.Second, TCP: 1000 * time.Second, TCPHalfClosed: 300 * time.Second, TCPClosed: 40 * time.Second,
 			UDP: 100 * time.Second, Foreign: 2000 * time.Second,
 		},
 		Interval: time.Millisecond, JiffiesPerSecond: jiffiesPerSecond, Log: zap.NewNop(),
@@ -181,7 +181,10 @@ func testIdleFlowsAreRemoved(t *testing.T, ipv6 bool) {
 		{"one half has been busy, the other way", false, tcp, maps.FlowForward, established(5), established(1001), "both"},
 		{"UDP idle for too long", false, udp, maps.FlowStack, established(101), established(101), ""},
 		{"UDP idle for less than it may", false, udp, maps.FlowStack, established(95), established(120), "both"},
-		{"half closed", false, tcp, maps.FlowStack, closing(900), established(900), "both"},
+		{"half closed", false, tcp, maps.FlowStack, closing(295), established(295), "both"},
+		{"half closed by the other side", false, tcp, maps.FlowStack, established(295), closing(900), "both"},
+		{"half closed for too long", false, tcp, maps.FlowStack, closing(301), established(301), ""},
+		{"half closed for too long by the other side", false, tcp, maps.FlowStack, established(301), closing(301), ""},
 		{"closed by both", false, tcp, maps.FlowStack, closing(41), closing(41), ""},
 		{"closed by both just now", false, tcp, maps.FlowStack, closing(41), closing(35), "both"},
 		{"reset", false, tcp, maps.FlowStack, &half{maps.FlowClosed, 41}, established(41), ""},

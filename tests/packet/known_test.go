@@ -194,6 +194,87 @@ func TestX10SYNOnLivingFlow(t *testing.T) {
 	})
 }
 
+// A SYN on a connection whose backend has been silent for a minute opens a new flow, however often the client has
+// knocked; with one that the Service no longer has it takes three seconds, and none where the record is another's.
+func TestX10SYNOnSilentFlow(t *testing.T) {
+	const gone, kept = true, false
+	for name, test := range map[string]struct {
+		client, backend int // seconds since they were heard
+		gone            bool
+		generation      uint32 // by how much the backend's has grown
+		fresh           bool
+	}{
+		"just below a minute":           {59, 55, kept, 0, false},
+		"a minute":                      {61, 61, kept, 0, true},
+		"a minute, the client knocking": {0, 61, kept, 0, true},
+		"the client silent":             {61, 0, kept, 0, false},
+		"gone, heard":                   {1, 1, gone, 0, false},
+		"gone, silent":                  {0, 4, gone, 0, true},
+		"another's":                     {0, 0, kept, 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forEach(t, cases{protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {
+				in, translated := tr.toLocal()
+				tr.establish(in, translated)
+				tr.silence(in, translated, test.client, test.backend)
+				if test.gone {
+					tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+				}
+				tr.replaceBackend(in, test.generation)
+				established, embryos := 2, 0
+				if test.fresh {
+					established, embryos = 0, 2
+				}
+				tr.expectUnmodelled("eth0", in, Pass)
+				tr.wantHalves(established, embryos)
+				tr.begin() // the model knows no time
+			})
+		})
+	}
+}
+
+// silence makes both sides of an established flow silent for so many seconds.
+func (tr *trial) silence(in, translated Frame, client, backend int) {
+	tr.Helper()
+	perSecond := DefaultSettings().Constants.JiffiesPerSecond
+	for id, seconds := range map[flowID]int{
+		{tuple{in.From, in.To}, 0, uint8(tr.protocol)}:                 client,
+		{tuple{translated.To, translated.From}, 0, uint8(tr.protocol)}: backend,
+	} {
+		key := flowKeyOf(id)
+		flow, err := tr.Maps.FlowTable().Lookup(key)
+		tr.must(err)
+		flow.LastSeen -= uint32(seconds) * perSecond
+		tr.must(tr.Maps.FlowTable().Put(key, flow))
+	}
+}
+
+// wantHalves compares how many halves there are, whatever their backends.
+func (tr *trial) wantHalves(flows, embryos int) {
+	tr.Helper()
+	for _, table := range []struct {
+		table maps.FlowTable
+		want  int
+	}{{tr.Maps.FlowTable(), flows}, {tr.Maps.EmbryoTable(), embryos}} {
+		ipv4, ipv6, err := table.table.Count()
+		tr.must(err)
+		if ipv4+ipv6 != table.want {
+			tr.Errorf("there are %d halves, not %d", ipv4+ipv6, table.want)
+		}
+	}
+}
+
+// replaceBackend gives the index of an established flow's backend to another one, by its generation.
+func (tr *trial) replaceBackend(in Frame, by uint32) {
+	tr.Helper()
+	flow, err := tr.Maps.FlowTable().Lookup(flowKeyOf(flowID{tuple{in.From, in.To}, 0, uint8(tr.protocol)}))
+	tr.must(err)
+	var backend maps.Backend
+	tr.must(tr.Maps.Backends.Lookup(flow.Backend, &backend))
+	backend.Generation += by
+	tr.must(tr.Maps.Backends.Put(flow.Backend, &backend))
+}
+
 // A backend that refuses the connection is not asked again: the next SYN may go elsewhere.
 func TestSYNAfterRefusal(t *testing.T) {
 	forEach(t, cases{protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {

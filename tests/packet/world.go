@@ -38,7 +38,7 @@ func DefaultSettings() Settings {
 			Services: 8, Frontends: 64, Backends: 16, SlotBlocks: 256, FlowsIPv4: 4096, FlowsIPv6: 4096, Embryos: 4096, Devices: 64,
 		},
 		Constants: loader.Constants{
-			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 28, CsumIPv6Flag: true,
+			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 25, CsumIPv6Flag: true,
 		},
 	}
 }

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weir-lb/weir/controlplane/sweep"
+)
+
+// A timeout is at least what a sweep can tell apart, and at most what fits into the programs' clock.
+const (
+	shortestTimeout = time.Second
+	longestTimeout  = 7 * 24 * time.Hour
+)
+
+// timeoutFlag is a flag that says how long flows may be idle.
+type timeoutFlag struct {
+	to   *time.Duration
+	name string
+	what string
+}
+
+func timeoutFlags(t *sweep.Timeouts) []timeoutFlag {
+	return []timeoutFlag{
+		{&t.Unanswered, "unanswered-timeout", "that the backend, or then the client, has not answered"},
+		{&t.TCP, "tcp-timeout", "of TCP, established"},
+		{&t.TCPHalfClosed, "tcp-half-closed-timeout", "of TCP that one side has closed"},
+		{&t.TCPClosed, "tcp-closed-timeout", "of TCP that both sides have closed, or one has reset"},
+		{&t.UDP, "udp-timeout", "of UDP that both sides have answered"},
+		{&t.Foreign, "foreign-timeout", "of TCP that are not Weir's"},
+	}
+}
+
+// addTimeouts adds the flags, with the standard timeouts.
+func addTimeouts(c *cobra.Command, timeouts *sweep.Timeouts) {
+	*timeouts = sweep.DefaultTimeouts()
+	for _, flag := range timeoutFlags(timeouts) {
+		c.Flags().DurationVar(flag.to, flag.name, *flag.to, "idle flows "+flag.what+" are forgotten after that")
+	}
+}
+
+// checkTimeouts refuses what cannot be. The error is a usageError.
+func checkTimeouts(timeouts sweep.Timeouts) error {
+	for _, flag := range timeoutFlags(&timeouts) {
+		if *flag.to < shortestTimeout || *flag.to > longestTimeout {
+			return usagef("--%s %s: use %s to %s", flag.name, *flag.to, shortestTimeout, longestTimeout)
+		}
+	}
+	return nil
+}
