@@ -68,7 +68,7 @@ nothing that is right. weir cleanup removes everything.`,
 	f.StringSliceVar(&flags.devices, "devices", nil, "devices that traffic from outside arrives by, like eth0,bond* (default: found by itself)")
 	f.StringVar(&flags.xdp, "xdp", "auto", "auto: where the driver does it without harm; native: where it can; generic; off")
 	f.StringVar(&flags.attachMode, "attach-mode", "auto", "auto: tcx, or clsact before Linux 6.6; tcx; clsact")
-	f.StringVar(&flags.socketLB, "socket-lb", "off", "whose sockets are translated at connect() and send(): all, host (of this network namespace alone) or off")
+	f.StringVar(&flags.socketLB, "socket-lb", "all", "whose sockets are translated at connect() and send(): all, host (of this network namespace alone) or off")
 	f.StringVar(&flags.cgroupRoot, "cgroup-root", "", "directory of cgroup v2 whose sockets --socket-lb serves (default: where cgroup2 is mounted)")
 	f.StringVar(&flags.snatPorts, "snat-ports", "61000-65535", "source ports for traffic sent on to backends elsewhere")
 	f.StringSliceVar(&flags.nodePorts, "nodeport-addresses", nil, "addresses that NodePorts answer on: prefixes, or primary (default: all of the node)")

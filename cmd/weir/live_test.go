@@ -128,7 +128,7 @@ func (a *liveAgent) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	a.process = a.node.command("weir", "agent", "--manifests", a.manifests, "--node-name", "node1")
+	a.process = a.node.command("weir", "agent", "--manifests", a.manifests, "--socket-lb", "off", "--node-name", "node1")
 	a.process.Stderr = log
 	if err := a.process.Start(); err != nil {
 		t.Fatal(err)

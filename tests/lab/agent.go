@@ -79,6 +79,8 @@ func (a *Agent) Start() error {
 	}
 	defer log.Close()
 	args := []string{"agent", "--manifests", a.Manifests, "--node-name", a.Node.Role, "--bpffs", a.BPFFS}
+	// Unless told so: the sockets of a lab without cgroups are in those of the whole machine.
+	args = append(args, "--socket-lb", "off")
 	if a.Node.cgroup != "" {
 		args = append(args, "--cgroup-root", filepath.Dir(a.Node.cgroup))
 	}
