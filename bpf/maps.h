@@ -80,6 +80,18 @@ struct {
 } backends SEC(".maps");
 
 /*
+ * Which backend a client has had of a service with affinity. Written by programs when a flow of such a service is
+ * born, read before the next one is. An entry counts for as long as the service says, and is evicted when others
+ * are younger, which costs the client a new choice: counters.affinity_new.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity_entry);
+	__uint(max_entries, 131072);
+} affinity SEC(".maps");
+
+/*
  * Flows that both sides have agreed to: two entries each, and the foreign ones: one. Written by programs
  * (flow_table.h); removed by the sweep. Never an LRU, which would evict the half that is not read. Full: the
  * new flow is refused and counted, the established ones stay.

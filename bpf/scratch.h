@@ -20,6 +20,7 @@ struct birth {
 	__u32 service;	 /* id */
 	__u32 backend;
 	__u32 generation;
+	__u64 affinity_group; /* 0: the service has no affinity */
 	enum flow_action action;
 	bool snat; /* the source is an address of the node: the port comes from the SNAT range */
 };

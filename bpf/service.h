@@ -5,6 +5,7 @@
 
 #include "frontend.h"
 #include "packet.h"
+#include "pick.h"
 
 /* The same on every node for the same tuple, so that equal Maglev tables give equal backends. */
 static __always_inline __u32 tuple_hash(const struct tuple *tuple)
@@ -31,21 +32,12 @@ static __always_inline enum service_result service_of_packet(const struct packet
 	return service_find(&tuple->destination, tuple->destination_port, packet->key.protocol, false, view);
 }
 
-static __always_inline __u32 slot_pick(const struct packet *packet, enum algorithm algorithm, __u32 slots_count)
-{
-	if (algorithm == ALGORITHM_MAGLEV)
-		return tuple_hash(&packet->key.tuple) % slots_count;
-	return bpf_get_prandom_u32() % slots_count;
-}
-
 /* Picks a backend for a new flow. 0: the table is empty. */
 static __always_inline __u32 service_pick(const struct packet *packet, const struct service *service, enum side side)
 {
-	enum algorithm algorithm;
-	const struct slot_range *range = service_table(service, side, &algorithm);
-	__u32 slots_count = range->count;
+	const struct tuple *tuple = &packet->key.tuple;
 
-	return slots_count ? slot_read(range, slot_pick(packet, algorithm, slots_count)) : 0;
+	return pick_backend(service, side, &tuple->source, tuple_hash(tuple));
 }
 
 #endif

@@ -7,6 +7,7 @@
 #define WEIR_SNAT_H
 
 #include "flow.h"
+#include "pick.h"
 
 /* How many ports are tried, and how many more where only embryos' can be had, before a flow is refused. */
 #define SNAT_PROBES 32
@@ -90,6 +91,18 @@ static __always_inline bool snat_claim(packet_context *context, struct scratch *
 	return false;
 }
 
+/* Accounts a flow that has been opened. */
+static __always_inline void flow_born(const struct packet *packet, const struct birth *birth)
+{
+	const struct address *client = &packet->key.tuple.source;
+
+	if (birth->affinity_group)
+		affinity_remember(birth->affinity_group, address_high(client), address_low(client), birth->backend,
+				  birth->generation);
+	traffic_count_flow(birth->service, birth->backend);
+	traffic_count(birth->service, birth->backend, FLOW_HALF_FORWARD, packet->length);
+}
+
 /* Opens the flow that scratch->birth describes. 0: no source port is left toward that backend. */
 __noinline int flow_open_scratch(packet_context *context)
 {
@@ -121,8 +134,7 @@ __noinline int flow_open_scratch(packet_context *context)
 		bpf_map_delete_elem(&embryos, &scratch->reverse);
 		return 0;
 	}
-	traffic_count_flow(birth->service, birth->backend);
-	traffic_count(birth->service, birth->backend, FLOW_HALF_FORWARD, packet->length);
+	flow_born(packet, birth);
 	return 1;
 }
 
@@ -143,6 +155,7 @@ static __always_inline struct birth *flow_prepare(const struct packet *packet, c
 	birth->service = service->id;
 	birth->backend = index;
 	birth->generation = backend->generation;
+	birth->affinity_group = service->affinity_timeout ? service->affinity_group : 0;
 	birth->action = FLOW_STACK;
 	birth->snat = false;
 	return birth;

@@ -13,6 +13,7 @@
 
 #include "config.h"
 #include "frontend.h"
+#include "pick.h"
 #include "socket_lookup.h"
 #include "stats.h"
 
@@ -198,18 +199,30 @@ static __always_inline bool socket_is_probe(const struct bpf_sock_addr *context)
 /* How many backends are tried where the first is of no use to a socket. */
 #define SOCKET_PICKS 8
 
+/* Who asks, where the service wants to know; zero: it cannot be known, or does not matter. */
+static __always_inline void socket_affinity_client(struct bpf_sock_addr *context, const struct endpoint *frontend,
+						   const struct service *service, struct address *client)
+{
+	__builtin_memset(client, 0, sizeof(*client));
+	if (service->affinity_timeout)
+		socket_client(context, frontend, client);
+}
+
 /*
- * A backend for a socket: the one at `position` of the table, counted around. 0: none, and `error` is what the
- * application is to be told.
+ * A backend for a socket: at the first attempt the one that the client is to have, then those in a row of the table.
+ * Maglev goes by chance: the socket may have no port yet. 0: none, and `error` is what the application is to be told.
  */
-static __always_inline __u32 socket_pick(const struct service *service, __u32 position, int *error)
+static __always_inline __u32 socket_pick(const struct service *service, const struct address *client, __u32 start,
+					 __u32 attempt, int *error)
 {
 	enum algorithm algorithm;
-	const struct slot_range *range = service_table(service, SIDE_INSIDE, &algorithm);
-	__u32 slots_count = range->count;
+	const struct slot_range *table = service_table(service, SIDE_INSIDE, &algorithm);
+	__u32 slots_count = table->count;
 
+	if (slots_count && attempt)
+		return slot_read(table, (start + attempt) % slots_count);
 	if (slots_count)
-		return slot_read(range, position % slots_count);
+		return pick_backend(service, SIDE_INSIDE, client, start);
 	if (service->flags & SERVICE_NO_ENDPOINTS) {
 		count(refuse_no_endpoint);
 		*error = ECONNREFUSED;
@@ -218,6 +231,17 @@ static __always_inline __u32 socket_pick(const struct service *service, __u32 po
 		*error = EHOSTUNREACH;
 	}
 	return 0;
+}
+
+/* Accounts a socket that has got a backend of a service. */
+static __always_inline void socket_served(const struct service *service, const struct address *client, __u32 index,
+					  __u32 generation)
+{
+	if (service_knows(service, client))
+		affinity_remember(service->affinity_group, address_high(client), address_low(client), index,
+				  generation);
+	traffic_count_flow(service->id, index);
+	count(socket_translated);
 }
 
 /* The service an application has named. */

@@ -14,10 +14,12 @@ static __always_inline bool sendmsg_open(struct bpf_sock_addr *context, struct e
 	__u32 start = bpf_get_prandom_u32(), index, i;
 	struct endpoint frontend = *endpoint;
 	struct backend *backend;
+	struct address client;
 	int error = 0;
 
+	socket_affinity_client(context, endpoint, service, &client);
 	for (i = 0; i < SOCKET_PICKS; i++) {
-		index = socket_pick(service, start + i, &error);
+		index = socket_pick(service, &client, start, i, &error);
 		backend = index ? backend_find(index) : NULL;
 		if (!backend) {
 			*verdict = socket_refuse(error ? error : ECONNREFUSED);
@@ -26,8 +28,7 @@ static __always_inline bool sendmsg_open(struct bpf_sock_addr *context, struct e
 		endpoint_set_backend(endpoint, backend);
 		if (!socket_flow_open(cookie, &frontend, endpoint, index, backend->generation))
 			continue;
-		traffic_count_flow(service->id, index);
-		count(socket_translated);
+		socket_served(service, &client, index, backend->generation);
 		return true;
 	}
 	socket_flow_leave(cookie, &frontend);

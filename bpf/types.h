@@ -83,11 +83,18 @@ struct service {
 	__u32 affinity_timeout;	   /* seconds; 0 is no affinity */
 	struct slot_range inside;  /* for traffic of this node's pods and processes */
 	struct slot_range outside; /* for traffic that arrives at the node edge */
+	struct slot_range
+		inside_members; /* with affinity: who is in that table, each once, in order of the indices */
+	struct slot_range outside_members; /* the same of the other table */
+	__u64 affinity_group; /* the same for all records of a Service port in one family, now and after a restart */
 };
 
 /* Flags of a service. */
 #define SERVICE_NO_ENDPOINTS (1U << 0)	/* no endpoint in the whole cluster: reject, whatever the policy */
 #define SERVICE_SOURCE_RANGES (1U << 1) /* its load balancer addresses are for clients in `sources` alone */
+
+#define SERVICE_INSIDE_WEIGHTED (1U << 8)  /* the inside table has Maglev's shape, whatever the algorithm */
+#define SERVICE_OUTSIDE_WEIGHTED (1U << 9) /* the same of the outside table */
 
 /* Read by people and by the agent after a restart; no program looks at it. */
 struct service_name {
@@ -126,6 +133,21 @@ struct backend {
 	__u16 port; /* host order */
 	__u8 protocol;
 	__u8 pad;
+};
+
+/* ---- affinity ---- */
+
+struct affinity_key {
+	__u64 group; /* affinity_group of the service */
+	struct address client;
+};
+
+/* The backend of a client's last new flow. */
+struct affinity_entry {
+	__u32 seal; /* of the key (pick.h): an element recycled under a reader does not match */
+	__u32 backend;
+	__u32 generation; /* of the backend */
+	__u32 seconds;	  /* since boot, when that flow was born */
 };
 
 /* ---- flows ---- */
@@ -336,6 +358,9 @@ struct packet_counters {
 	__u64 flow_foreign;	    /* foreign flows recorded */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
 	__u64 socket_translated;    /* connect() and first sends to a frontend */
+	__u64 affinity_new;	    /* a client that was not known, or has been evicted, has got a backend */
+	__u64 affinity_kept;	    /* a client's new flow has gone where the last one went */
+	__u64 affinity_moved;	    /* or elsewhere: it was too long ago, or that backend is not to be had */
 	__u64 socket_left;	    /* left to the packet edges: every backend is in use under another name or port */
 	__u64 xdp_passed_up;	    /* left to tc: no neighbour yet, not an XDP device, a reject */
 };

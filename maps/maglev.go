@@ -2,6 +2,7 @@ package maps
 
 import (
 	"hash/fnv"
+	"math"
 	"net/netip"
 	"slices"
 )
@@ -12,23 +13,34 @@ type Candidate struct {
 	Weight  uint32 // its share of new connections relative to the others'; 0 gives it none
 }
 
-// maglevSlotsPerBackend keeps the shares of equal backends within a few percent of each other.
-const maglevSlotsPerBackend = 64
+// maglevSlotsPerBackend keeps the shares of equal backends within a few percent of each other; with weights, the
+// lightest has no fewer than maglevSlotsOfLightest on the average.
+const (
+	maglevSlotsPerBackend = 64
+	maglevSlotsOfLightest = 8
+)
 
 // maglevSizes returns the sizes a table can have: primes, so that every step through it visits every slot.
 func maglevSizes() []uint32 {
 	return []uint32{251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071}
 }
 
-// MaglevSize returns the size of the table of that many backends. It depends on their number alone, so
+// MaglevSize returns the size of the table of those candidates. It depends on their number and weights alone, so
 // that every node makes the same table.
-func MaglevSize(backends int) uint32 {
-	if backends <= 1 {
-		return uint32(backends)
+func MaglevSize(candidates []Candidate) uint32 {
+	count, total, lightest := uint64(0), uint64(0), uint64(math.MaxUint32)
+	for _, candidate := range candidates {
+		if weight := uint64(candidate.Weight); weight > 0 {
+			count, total, lightest = count+1, total+weight, min(lightest, weight)
+		}
 	}
+	if count <= 1 {
+		return uint32(count)
+	}
+	need := max(maglevSlotsPerBackend*count, maglevSlotsOfLightest*total/lightest)
 	sizes := maglevSizes()
 	for _, size := range sizes {
-		if int(size) >= maglevSlotsPerBackend*backends {
+		if uint64(size) >= need {
 			return size
 		}
 	}
@@ -50,7 +62,7 @@ func Maglev(candidates []Candidate) []uint32 {
 	slices.SortFunc(order, func(a, b uint32) int {
 		return candidates[a].Address.Compare(candidates[b].Address)
 	})
-	size := MaglevSize(len(order))
+	size := MaglevSize(candidates)
 	if size <= 1 {
 		return order
 	}

@@ -25,6 +25,7 @@ var (
 // Set is every map of one Weir instance; bpf/maps.h describes them.
 type Set struct {
 	AgentState   *ebpf.Map `ebpf:"agent_state"`
+	Affinity     *ebpf.Map `ebpf:"affinity"`
 	BackendStats *ebpf.Map `ebpf:"backend_stats"`
 	BackendUsage *ebpf.Map `ebpf:"backend_usage"`
 	Backends     *ebpf.Map `ebpf:"backends"`

@@ -15,7 +15,7 @@ import (
 )
 
 func tinySizes() Sizes {
-	return Sizes{Services: 8, Frontends: 16, Backends: 32, SlotBlocks: 64, Sources: 16, FlowsIPv4: 128, FlowsIPv6: 128, Embryos: 256, Devices: 4}
+	return Sizes{Services: 8, Frontends: 16, Backends: 32, SlotBlocks: 64, Sources: 16, FlowsIPv4: 128, FlowsIPv6: 128, Embryos: 256, Affinity: 64, Devices: 4}
 }
 
 // pinDir returns a directory in a bpffs of the test's own.

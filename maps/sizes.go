@@ -17,6 +17,7 @@ type Sizes struct {
 	FlowsIPv4  uint32 // halves: two for each connection
 	FlowsIPv6  uint32 // halves
 	Embryos    uint32 // halves, of both families
+	Affinity   uint32 // clients, each of one service
 	Devices    uint32
 }
 
@@ -32,6 +33,7 @@ func DefaultSizes() Sizes {
 		FlowsIPv4:  524288,
 		FlowsIPv6:  262144,
 		Embryos:    131072,
+		Affinity:   131072,
 		Devices:    16384,
 	}
 }
@@ -61,6 +63,7 @@ func (s *Sizes) of(set *Set) []sizeOf {
 		{bpfMapFlowsIpv4, set.FlowsIPv4, &s.FlowsIPv4, 1},
 		{bpfMapFlowsIpv6, set.FlowsIPv6, &s.FlowsIPv6, 1},
 		{bpfMapEmbryos, set.Embryos, &s.Embryos, 1},
+		{bpfMapAffinity, set.Affinity, &s.Affinity, 1},
 		{bpfMapDevices, set.Devices, &s.Devices, 1},
 	}
 }

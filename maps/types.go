@@ -16,6 +16,8 @@ type (
 	SourceKey      = bpfSourceKey
 	SlotBlock      = bpfSlotBlock
 	Backend        = bpfBackend
+	AffinityKey    = bpfAffinityKey
+	AffinityEntry  = bpfAffinityEntry
 	Tuple          = bpfTuple
 	FlowKey        = bpfFlowKey
 	FlowKeyIPv4    = bpfFlowKeyIpv4
@@ -87,8 +89,10 @@ const (
 
 // Flags of services and backends; bpf/types.h describes them.
 const (
-	ServiceNoEndpoints  uint16 = 1 << 0 // SERVICE_NO_ENDPOINTS
-	ServiceSourceRanges uint16 = 1 << 1 // SERVICE_SOURCE_RANGES
+	ServiceNoEndpoints     uint16 = 1 << 0 // SERVICE_NO_ENDPOINTS
+	ServiceSourceRanges    uint16 = 1 << 1 // SERVICE_SOURCE_RANGES
+	ServiceInsideWeighted  uint16 = 1 << 8 // SERVICE_INSIDE_WEIGHTED
+	ServiceOutsideWeighted uint16 = 1 << 9 // SERVICE_OUTSIDE_WEIGHTED
 
 	BackendLocal       uint32 = 1 << 0 // BACKEND_LOCAL
 	BackendTerminating uint32 = 1 << 1 // BACKEND_TERMINATING

@@ -96,6 +96,7 @@ func sizeFlags(c *cobra.Command, sizes *maps.Sizes) {
 		{&sizes.FlowsIPv4, "max-flows", standard.FlowsIPv4, "halves of established IPv4 connections, two for each"},
 		{&sizes.FlowsIPv6, "max-flows-ipv6", standard.FlowsIPv6, "halves of established IPv6 connections"},
 		{&sizes.Embryos, "max-embryos", standard.Embryos, "halves of connections not yet established"},
+		{&sizes.Affinity, "max-affinity", standard.Affinity, "clients remembered for session affinity"},
 		{&sizes.Devices, "max-devices", standard.Devices, "devices"},
 	} {
 		c.Flags().Uint32Var(size.to, size.flag, size.standard, "room for that many "+size.what+"; pinned maps keep their size")

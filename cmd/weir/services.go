@@ -124,7 +124,7 @@ func printService(out io.Writer, s serviceView) {
 		fmt.Fprintf(out, "  %s %s\n", f.Address, f.Kind)
 	}
 	if s.AffinitySeconds > 0 {
-		fmt.Fprintf(out, "  affinity asked for: %s\n", time.Duration(s.AffinitySeconds)*time.Second)
+		fmt.Fprintf(out, "  affinity: a client keeps its backend for %s\n", time.Duration(s.AffinitySeconds)*time.Second)
 	}
 	t := newTable(out, "  BACKEND", "WHERE", "STATE", "INSIDE", "OUTSIDE", "FLOWS", "FLOWS/S", "PACKETS/S", "IN/S", "OUT/S")
 	for _, b := range s.Backends {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/maps"
@@ -136,7 +137,10 @@ func (h *history) random(n int) compile.Service {
 		}
 	}
 	want := web(n, hosts...)
-	switch h.IntN(4) {
+	if h.IntN(3) == 0 {
+		want.AffinityTimeout = time.Hour
+	}
+	switch h.IntN(5) {
 	case 0:
 		want.Outside = nil
 	case 1:
@@ -144,6 +148,11 @@ func (h *history) random(n int) compile.Service {
 	case 2:
 		for i := range want.Inside {
 			want.Inside[i].Local = h.IntN(2) == 0
+		}
+	case 3:
+		want.Inside = slices.Clone(want.Inside)
+		for i := range want.Inside {
+			want.Inside[i].Weight = 1 + h.Uint32N(3)
 		}
 	}
 	return want

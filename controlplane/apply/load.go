@@ -162,9 +162,15 @@ func sortedKeys[V any](m map[uint32]V) []uint32 {
 
 // settleRecord finds the service of a record that frontends name, and its tables.
 func (l *reading) settleRecord(r *record) {
-	r.inside = l.tableAt(r.value.Inside, r.value.InsideAlgorithm)
-	r.outside = l.tableAt(r.value.Outside, r.value.OutsideAlgorithm)
-	for _, t := range []*table{r.inside, r.outside} {
+	weighs := func(flag uint16) bool { return r.value.Flags&flag != 0 }
+	insideWeighted, outsideWeighted := weighs(maps.ServiceInsideWeighted), weighs(maps.ServiceOutsideWeighted)
+	r.inside = l.tableAt(r.value.Inside, shapeOf(r.value.InsideAlgorithm, insideWeighted), insideWeighted)
+	r.outside = l.tableAt(r.value.Outside, shapeOf(r.value.OutsideAlgorithm, outsideWeighted), outsideWeighted)
+	if r.value.AffinityTimeout > 0 {
+		r.insideMembers = l.tableAt(r.value.InsideMembers, shapeMembers, false)
+		r.outsideMembers = l.tableAt(r.value.OutsideMembers, shapeMembers, false)
+	}
+	for _, t := range r.tables() {
 		t.records++
 		if t.records > 1 {
 			continue
@@ -219,25 +225,25 @@ func (l *reading) settleName(index uint32) {
 }
 
 // tableAt reads a table. Records that share its range share it: a change kept it.
-func (l *reading) tableAt(at maps.SlotRange, algorithm maps.Algorithm) *table {
-	maglev := algorithm == maps.AlgorithmMaglev
+func (l *reading) tableAt(at maps.SlotRange, shape shape, weighted bool) *table {
 	if at.Count == 0 {
-		return &table{maglev: maglev}
+		return &table{shape: shape}
 	}
-	if known := l.tables[at]; known != nil && known.maglev == maglev {
+	if known := l.tables[at]; known != nil && known.shape == shape {
 		return known
 	}
-	t := &table{at: at, maglev: maglev}
+	t := &table{at: at, shape: shape}
 	if !l.arena.Reserve(at) {
-		return &table{maglev: maglev, damaged: true} // not ours to give back
+		return &table{shape: shape, damaged: true} // not ours to give back
 	}
 	l.tables[at] = t
-	l.fill(t)
+	l.fill(t, weighted)
 	return t
 }
 
-// fill finds the backends of a table, and whether they would make the same.
-func (l *reading) fill(t *table) {
+// fill finds the backends of a table, and whether they would make the same. With weights that is not known before
+// there is something to compare it with.
+func (l *reading) fill(t *table, weighted bool) {
 	slots, err := l.arena.Read(t.at)
 	l.filled++
 	for _, index := range slots {
@@ -249,8 +255,10 @@ func (l *reading) fill(t *table) {
 			t.backends = append(t.backends, b)
 		}
 	}
-	if t.maglev {
-		slices.SortFunc(t.backends, compareKeys)
+	slices.SortFunc(t.backends, compareKeys)
+	if weighted {
+		t.found, t.damaged = slots, err != nil
+		return
 	}
 	t.damaged = err != nil || !slices.Equal(t.slots(), slots)
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"go.uber.org/zap"
@@ -21,6 +22,9 @@ type answer struct {
 	noEndpoints bool
 	inside      string
 	outside     string
+
+	affinity                      uint32
+	insideMembers, outsideMembers string
 }
 
 // frontendKeys returns the keys of the frontends that a service shall have.
@@ -39,30 +43,49 @@ func render(slots []netip.AddrPort) string {
 
 // expected returns what a service's frontends shall lead to.
 func expected(want compile.Service) answer {
-	return answer{
+	a := answer{
 		there:       true,
 		noEndpoints: want.NoEndpoints,
 		inside:      render(slotsOf(want.Inside, want.InsideAlgorithm)),
 		outside:     render(slotsOf(want.Outside, want.OutsideAlgorithm)),
 	}
+	if want.AffinityTimeout > 0 {
+		a.affinity = uint32(want.AffinityTimeout / time.Second)
+		a.insideMembers, a.outsideMembers = render(membersOf(want.Inside)), render(membersOf(want.Outside))
+	}
+	return a
 }
 
 func slotsOf(list []compile.Backend, algorithm maps.Algorithm) []netip.AddrPort {
 	slots := []netip.AddrPort{}
-	if algorithm != maps.AlgorithmMaglev {
-		for _, b := range list {
-			slots = append(slots, b.Address)
-		}
-		return slots
+	if algorithm != maps.AlgorithmMaglev && !weighted(list) {
+		return membersOf(list)
 	}
 	var candidates []maps.Candidate
 	for _, b := range list {
-		candidates = append(candidates, maps.Candidate{Address: b.Address, Weight: 1})
+		weight := b.Weight
+		if !weighted(list) {
+			weight = 1
+		}
+		candidates = append(candidates, maps.Candidate{Address: b.Address, Weight: weight})
 	}
 	for _, position := range maps.Maglev(candidates) {
 		slots = append(slots, list[position].Address)
 	}
 	return slots
+}
+
+func weighted(list []compile.Backend) bool {
+	return slices.ContainsFunc(list, func(b compile.Backend) bool { return b.Weight != list[0].Weight })
+}
+
+// membersOf returns the addresses in their order.
+func membersOf(list []compile.Backend) []netip.AddrPort {
+	members := []netip.AddrPort{}
+	for _, b := range list {
+		members = append(members, b.Address)
+	}
+	return members
 }
 
 // reader finds backends as bpf/service.h does.
@@ -117,10 +140,30 @@ func (r *reader) answer(record maps.Service, never uint32) (answer, error) {
 		return answer{}, err
 	}
 	outside, err := r.slots(record.Outside, never)
-	return answer{
-		there: true, noEndpoints: record.Flags&maps.ServiceNoEndpoints != 0,
+	a := answer{
+		there: true, noEndpoints: record.Flags&maps.ServiceNoEndpoints != 0, affinity: record.AffinityTimeout,
 		inside: render(inside), outside: render(outside),
-	}, err
+	}
+	if err != nil || a.affinity == 0 {
+		return a, err
+	}
+	if a.insideMembers, err = r.members(record.InsideMembers, never); err == nil {
+		a.outsideMembers, err = r.members(record.OutsideMembers, never)
+	}
+	return a, err
+}
+
+// members returns a list of members in order of the addresses. In the map it is in order of the indices.
+func (r *reader) members(at maps.SlotRange, never uint32) (string, error) {
+	members, err := r.slots(at, never)
+	if err != nil {
+		return "", err
+	}
+	if indices, err := r.arena.Read(at); err != nil || !slices.IsSorted(indices) {
+		return "", fmt.Errorf("members %v are not in order: %w", indices, err)
+	}
+	slices.SortFunc(members, netip.AddrPort.Compare)
+	return render(members), nil
 }
 
 func (r *reader) slots(at maps.SlotRange, never uint32) ([]netip.AddrPort, error) {
@@ -236,6 +279,12 @@ func checkTidy(t testing.TB, a *Applier, all []compile.Service) {
 		frontends += len(want.Frontends)
 		blocks += maps.BlocksOf(uint32(len(slotsOf(want.Inside, want.InsideAlgorithm)))) +
 			maps.BlocksOf(uint32(len(slotsOf(want.Outside, want.OutsideAlgorithm))))
+		if want.AffinityTimeout > 0 {
+			blocks += maps.BlocksOf(uint32(len(want.Inside)))
+			if !slices.Equal(membersOf(want.Inside), membersOf(want.Outside)) {
+				blocks += maps.BlocksOf(uint32(len(want.Outside)))
+			}
+		}
 		for _, b := range slices.Concat(want.Inside, want.Outside) {
 			backends[backendKey{b.Address, want.ID.Protocol}] = struct{}{}
 		}

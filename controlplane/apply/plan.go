@@ -2,6 +2,7 @@ package apply
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/weir-lb/weir/controlplane/compile"
@@ -107,6 +108,7 @@ func (s *state) recordOf(want compile.Service, of *service) *record {
 		InsideAlgorithm:  want.InsideAlgorithm,
 		OutsideAlgorithm: want.OutsideAlgorithm,
 		AffinityTimeout:  uint32(want.AffinityTimeout / time.Second),
+		AffinityGroup:    want.ID.Group(),
 	}}
 	if want.NoEndpoints {
 		r.value.Flags |= maps.ServiceNoEndpoints
@@ -114,46 +116,103 @@ func (s *state) recordOf(want compile.Service, of *service) *record {
 	if want.Restricted {
 		r.value.Flags |= maps.ServiceSourceRanges
 	}
-	var inside, outside *table
-	if of.current != nil {
-		inside, outside = of.current.inside, of.current.outside
+	r.inside = s.tableOf(want.Inside, want.ID.Protocol, want.InsideAlgorithm)
+	r.outside = s.tableOf(want.Outside, want.ID.Protocol, want.OutsideAlgorithm)
+	if r.inside.weights != nil {
+		r.value.Flags |= maps.ServiceInsideWeighted
 	}
-	r.inside = s.tableOf(want.Inside, want.ID.Protocol, want.InsideAlgorithm, inside)
-	r.outside = s.tableOf(want.Outside, want.ID.Protocol, want.OutsideAlgorithm, outside)
+	if r.outside.weights != nil {
+		r.value.Flags |= maps.ServiceOutsideWeighted
+	}
+	if want.AffinityTimeout > 0 {
+		r.insideMembers = &table{shape: shapeMembers, backends: r.inside.backends}
+		r.outsideMembers = &table{shape: shapeMembers, backends: r.outside.backends}
+	}
+	r.share(of.current)
 	return r
 }
 
-// tableOf returns the table of a list of backends: the one there is, if it is right.
-func (s *state) tableOf(list []compile.Backend, protocol compile.Protocol, algorithm maps.Algorithm, is *table) *table {
-	maglev := algorithm == maps.AlgorithmMaglev
-	backends := s.backendsOf(list, protocol, maglev)
-	if is != nil && is.is(maglev, backends) {
-		return is
+// tableOf returns the table that a list of backends makes.
+func (s *state) tableOf(list []compile.Backend, protocol compile.Protocol, algorithm maps.Algorithm) *table {
+	backends, weights := s.backendsOf(list, protocol)
+	return &table{shape: shapeOf(algorithm, weights != nil), backends: backends, weights: weights}
+}
+
+// shapeOf returns the shape of the table of an algorithm. A backend that weighs more has more of its slots.
+func shapeOf(algorithm maps.Algorithm, weighted bool) shape {
+	if weighted || algorithm == maps.AlgorithmMaglev {
+		return shapeMaglev
 	}
-	return &table{maglev: maglev, backends: backends}
+	return shapeList
+}
+
+// share takes tables of another record where they are the same, and one table for two lists of members that are.
+func (r *record) share(other *record) {
+	if other != nil {
+		had := other.uses()
+		for i, use := range r.uses() {
+			if *use != nil && *had[i] != nil && (*had[i]).is(*use) {
+				*use = *had[i]
+			}
+		}
+	}
+	switch {
+	case r.insideMembers == nil || !r.outsideMembers.is(r.insideMembers):
+	case r.outsideMembers.records > 0:
+		r.insideMembers = r.outsideMembers
+	default:
+		r.outsideMembers = r.insideMembers
+	}
+}
+
+// uses returns what a record uses tables for.
+func (r *record) uses() [4]**table {
+	return [4]**table{&r.inside, &r.outside, &r.insideMembers, &r.outsideMembers}
+}
+
+// tables returns the tables that a record names, once for each use.
+func (r *record) tables() []*table {
+	var tables []*table
+	for _, use := range r.uses() {
+		if *use != nil {
+			tables = append(tables, *use)
+		}
+	}
+	return tables
 }
 
 // equal returns a record of the service that is what is wanted, nil if there is none.
 func (s *service) equal(want *record) *record {
 	for _, have := range append([]*record{s.current}, s.others...) {
-		if have == nil || have.value.Id != s.id {
-			continue
-		}
-		value := want.value
-		value.Id, value.Generation = have.value.Id, have.value.Generation
-		value.Inside, value.Outside = have.value.Inside, have.value.Outside
-		if value == have.value && have.inside.is(want.inside.maglev, want.inside.backends) &&
-			have.outside.is(want.outside.maglev, want.outside.backends) {
+		if have != nil && have.value.Id == s.id && have.is(want) {
 			return have
 		}
 	}
 	return nil
 }
 
+// is tells whether a record says what another would.
+func (r *record) is(want *record) bool {
+	value := want.value
+	value.Id, value.Generation = r.value.Id, r.value.Generation
+	value.Inside, value.Outside = r.value.Inside, r.value.Outside
+	value.InsideMembers, value.OutsideMembers = r.value.InsideMembers, r.value.OutsideMembers
+	if value != r.value {
+		return false
+	}
+	wanted := want.uses()
+	for i, use := range r.uses() {
+		if (*use == nil) != (*wanted[i] == nil) || *use != nil && *use != *wanted[i] && !(*use).is(*wanted[i]) {
+			return false
+		}
+	}
+	return true
+}
+
 // take gives a new record all that it needs, or nothing.
 func (s *state) take(p *plan) *shortage {
 	for _, t := range p.record.tables() {
-		if t.records > 0 {
+		if t.records > 0 || slices.Contains(p.newTables, t) {
 			continue
 		}
 		p.newTables = append(p.newTables, t)
@@ -173,14 +232,6 @@ func (s *state) take(p *plan) *shortage {
 	}
 	s.takeRecord(p)
 	return nil
-}
-
-// tables returns the tables of a record, each once.
-func (r *record) tables() []*table {
-	if r.inside == r.outside {
-		return []*table{r.inside}
-	}
-	return []*table{r.inside, r.outside}
 }
 
 // distinct returns each backend once.
@@ -225,7 +276,9 @@ func (s *state) takeTables(p *plan) *shortage {
 		need += maps.BlocksOf(t.size())
 	}
 	if current := p.service.current; current != nil {
-		had = maps.BlocksOf(current.value.Inside.Count) + maps.BlocksOf(current.value.Outside.Count)
+		for _, t := range current.tables() {
+			had += maps.BlocksOf(t.at.Count)
+		}
 	}
 	use := s.arena.Use()
 	short := &shortage{
@@ -271,7 +324,10 @@ func (s *state) takeRecord(p *plan) {
 	r.index = s.records.take()
 	r.value.Id, r.value.Generation = p.service.id, s.nextRecordGeneration(r.index)
 	r.value.Inside, r.value.Outside = r.inside.at, r.outside.at
-	for _, t := range []*table{r.inside, r.outside} {
+	if r.insideMembers != nil {
+		r.value.InsideMembers, r.value.OutsideMembers = r.insideMembers.at, r.outsideMembers.at
+	}
+	for _, t := range r.tables() {
 		t.records++
 		if t.records > 1 {
 			continue

@@ -2,7 +2,9 @@ package apply
 
 import (
 	"errors"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/maps"
@@ -23,6 +25,16 @@ func prefixHistory() []moment {
 	two := at(web(1, 5, 6), 1, 14)
 	inside := two // the other table stays, and two records share it while frontends are led from one to the other
 	inside.Inside = inside.Inside[:1]
+	sticky := web(2, 1, 6)
+	sticky.AffinityTimeout = time.Hour
+	apart := sticky // the one list of members shrinks, the other stays
+	apart.Inside = apart.Inside[:1]
+	heavy := list // the same backends, and weights make a longer table of them
+	heavy.Inside = []compile.Backend{list.Inside[0], list.Inside[1]}
+	heavy.Inside[0].Weight, heavy.Inside[1].Weight = 1, 3
+	heavier := heavy
+	heavier.Inside = slices.Clone(heavy.Inside)
+	heavier.Inside[0].Weight = 2
 	return []moment{
 		{what: "first services", all: []compile.Service{web(1, 1, 2), web(2), three}},
 		{what: "endpoints come and go", all: []compile.Service{web(1, 2, 5), web(2, 1), at(web(3), 3, 13)}},
@@ -32,9 +44,11 @@ func prefixHistory() []moment {
 		{what: "a service goes and its frontend is inherited", all: []compile.Service{web(1, 5, 6), at(web(3, 7), 3, 13, 2), list}},
 		{what: "it comes back", all: []compile.Service{two, web(2, 1, 6), three, list}},
 		{what: "one table changes", all: []compile.Service{inside, web(2, 1, 6), three, list}},
+		{what: "affinity comes", all: []compile.Service{inside, sticky, heavy}},
+		{what: "affinity and weights change", all: []compile.Service{apart, heavier}},
 		{what: "services go", all: []compile.Service{web(2, 1, 6)}},
 		{what: "sweeps", sweep: true},
-		{what: "others take their places", all: []compile.Service{web(5, 8, 9), at(web(6, 9, 1), 6, 1), web(2, 6)}},
+		{what: "others take their places", all: []compile.Service{web(5, 8, 9), at(web(6, 1, 9), 6, 1), web(2, 6)}},
 		{what: "everything goes", all: nil},
 	}
 }

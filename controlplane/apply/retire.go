@@ -38,7 +38,7 @@ func (l *leaving) isOver() bool {
 // retire takes the tables of a record that no frontend names out of use. It returns the backends that no table
 // names then.
 func (s *state) retire(r *record) (gone []*backend) {
-	for _, t := range []*table{r.inside, r.outside} {
+	for _, t := range r.tables() {
 		t.records--
 		if t.records > 0 {
 			continue

@@ -58,14 +58,28 @@ type record struct {
 	inside    *table
 	outside   *table
 	frontends int // that name it
+
+	// The backends of those tables, for programs to look up whom a client has had; nil without affinity.
+	insideMembers, outsideMembers *table
 }
 
-// table is a selection table.
+// shape is how a table is made of its backends.
+type shape uint8
+
+const (
+	shapeList    shape = iota // each once, in order of the addresses
+	shapeMaglev               // as maps.Maglev has them, by weight
+	shapeMembers              // each once, in order of the indices
+)
+
+// table is a range of slots.
 type table struct {
 	at       maps.SlotRange
-	maglev   bool
-	backends []*backend // each once; in the order of the slots, or for Maglev of the addresses
-	records  int        // that name it
+	shape    shape
+	backends []*backend // each once, in order of the addresses
+	weights  []uint32   // of the backends, for Maglev; nil: equal ones
+	records  int        // that name it, once for each use they make of it
+	found    []uint32   // its slots as they were read, where no weights are known that make them
 	damaged  bool       // its slots are not what the backends make
 }
 
@@ -187,53 +201,78 @@ func (s *state) forget(b *backend) {
 	}
 }
 
-// backendsOf returns the backends of a list, each once.
-func (s *state) backendsOf(list []compile.Backend, protocol compile.Protocol, maglev bool) []*backend {
-	backends := make([]*backend, 0, len(list))
-	for _, endpoint := range list {
+// backendsOf returns the backends of a list, each once, and their weights: nil where those are equal.
+func (s *state) backendsOf(list []compile.Backend, protocol compile.Protocol) (backends []*backend, weights []uint32) {
+	for i, endpoint := range list { // it is in order of the addresses
+		if i > 0 && endpoint.Address == list[i-1].Address {
+			continue
+		}
 		backends = append(backends, s.backend(backendKey{endpoint.Address, protocol}))
+		weights = append(weights, endpoint.Weight)
 	}
-	if maglev {
-		slices.SortFunc(backends, compareKeys)
+	if slices.ContainsFunc(weights, func(weight uint32) bool { return weight != weights[0] }) {
+		return backends, weights
 	}
-	return slices.Compact(backends) // what is listed is in order of the addresses
+	return backends, nil
 }
 
-// slots returns what the table is made of: backend indices, as a list or as Maglev has it.
+// slots returns what the table is made of: backend indices.
 func (t *table) slots() []uint32 {
-	if t.maglev {
+	if t.shape == shapeMaglev {
 		return t.maglevSlots()
 	}
 	slots := make([]uint32, len(t.backends))
 	for i, b := range t.backends {
 		slots[i] = b.index
 	}
+	if t.shape == shapeMembers {
+		slices.Sort(slots)
+	}
 	return slots
 }
 
 func (t *table) maglevSlots() []uint32 {
-	candidates := make([]maps.Candidate, len(t.backends))
-	for i, b := range t.backends {
-		candidates[i] = maps.Candidate{Address: b.key.address, Weight: 1}
-	}
-	slots := maps.Maglev(candidates)
+	slots := maps.Maglev(t.candidates())
 	for i, position := range slots {
 		slots[i] = t.backends[position].index
 	}
 	return slots
 }
 
+// candidates returns the backends as Maglev takes them.
+func (t *table) candidates() []maps.Candidate {
+	candidates := make([]maps.Candidate, len(t.backends))
+	for i, b := range t.backends {
+		candidates[i] = maps.Candidate{Address: b.key.address, Weight: 1}
+		if t.weights != nil {
+			candidates[i].Weight = t.weights[i]
+		}
+	}
+	return candidates
+}
+
 // size returns how many slots the table takes.
 func (t *table) size() uint32 {
-	if t.maglev {
-		return maps.MaglevSize(len(t.backends))
+	if t.shape == shapeMaglev {
+		return maps.MaglevSize(t.candidates())
 	}
 	return uint32(len(t.backends))
 }
 
-// is tells whether the table is the right one for these backends.
-func (t *table) is(maglev bool, backends []*backend) bool {
-	return !t.damaged && (t.maglev == maglev || len(backends) == 0) && slices.Equal(t.backends, backends)
+// is tells whether the table is the one that another would become. Of one that was read the weights are not known
+// until it is compared with one that has the same slots.
+func (t *table) is(want *table) bool {
+	if t.damaged || t.shape != want.shape && len(want.backends) > 0 || !slices.Equal(t.backends, want.backends) {
+		return false
+	}
+	if t.found == nil {
+		return slices.Equal(t.weights, want.weights)
+	}
+	if want.weights == nil || !slices.Equal(t.found, want.slots()) {
+		return false
+	}
+	t.weights, t.found = want.weights, nil
+	return true
 }
 
 // nextBackendGeneration returns a generation unlike those before. It starts anywhere: those of cleared records are

@@ -128,7 +128,6 @@ func readPolicy(service *corev1.Service, problems *problems) policy {
 	case "", corev1.ServiceAffinityNone:
 	case corev1.ServiceAffinityClientIP:
 		p.affinity = affinityTimeout(spec, problems)
-		problems.add("SessionAffinityNotEnforced", "sessionAffinity ClientIP is not enforced yet: each connection chooses its backend anew")
 	default:
 		problems.add("PolicyUnknown", "sessionAffinity %q is unknown and counts as None: use None or ClientIP", spec.SessionAffinity)
 	}

@@ -5,6 +5,7 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strings"
@@ -88,6 +89,15 @@ func (id ID) String() string {
 	return s
 }
 
+// Group is the same number for all services of one Service port in one family, and of no other port: session
+// affinity goes by it (rule A02). It is never 0.
+func (id ID) Group() uint64 {
+	id.Scope = ScopeAll
+	hash := fnv.New64a()
+	hash.Write([]byte(id.String()))
+	return max(hash.Sum64(), 1)
+}
+
 // ParseID is the reverse of ID.String.
 func ParseID(s string) (ID, error) {
 	bad := fmt.Errorf("service id %q is not namespace/name:port/protocol/family", s)
@@ -161,8 +171,9 @@ type Frontend struct {
 // Backend is an endpoint a service sends to.
 type Backend struct {
 	Address     netip.AddrPort
-	Local       bool // on this node (rule E05)
-	Terminating bool // serving, but about to go (rule E11)
+	Local       bool   // on this node (rule E05)
+	Terminating bool   // serving, but about to go (rule E11)
+	Weight      uint32 // its share of new flows, relative to the others'; those of one list may be equal, all 0 included
 }
 
 // Service is what the maps shall hold for one ID. Backends are sorted by address and free of duplicates.
@@ -175,7 +186,7 @@ type Service struct {
 	NoEndpoints      bool      // none in the whole cluster: reject, whatever the policy (rule P06)
 	InsideAlgorithm  maps.Algorithm
 	OutsideAlgorithm maps.Algorithm
-	AffinityTimeout  time.Duration // 0 is no affinity
+	AffinityTimeout  time.Duration // 0 is no affinity; else the client keeps its backend for so long (rule A01)
 	RemovedEndpoints RemovedEndpoints
 	Restricted       bool // of its clients, only Sources may use its LoadBalancer frontends (rule L04)
 	Sources          []netip.Prefix

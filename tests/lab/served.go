@@ -108,6 +108,17 @@ func (a *Agent) WaitBackends(s Service, kind compile.FrontendKind, side Side, ho
 	})
 }
 
+// WaitAffinity waits until the service's ClusterIP has affinity, or has none.
+func (a *Agent) WaitAffinity(s Service, want bool) error {
+	return a.wait(func() error {
+		record, err := a.record(s.key(compile.ClusterIP, compile.IPv4), compile.TCP)
+		if err == nil && (record.AffinityTimeout > 0) != want {
+			err = fmt.Errorf("the affinity timeout of %s is %d s", s.Name, record.AffinityTimeout)
+		}
+		return err
+	})
+}
+
 // backendAt reads the backend that a slot names.
 func (a *Agent) backendAt(slot uint32) (netip.AddrPort, error) {
 	var (

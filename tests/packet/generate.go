@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/gopacket/gopacket/layers"
 
@@ -29,6 +30,7 @@ func RandomServices() []compile.Service {
 		local    bool
 	}{
 		{"mixed", []Pair{hosts.Remote, hosts.OtherRemote, hosts.Neighbour, hosts.RemoteSecond, hosts.OtherPod}, false},
+		{"sticky", []Pair{hosts.Remote, hosts.OtherRemote, hosts.Neighbour, hosts.RemoteSecond, hosts.OtherPod}, false},
 		{"local", []Pair{hosts.Pod, hosts.OtherPod, hosts.BarePod}, true},
 		{"remote", []Pair{hosts.Remote}, false},
 		{"self", []Pair{hosts.Pod}, true},
@@ -56,6 +58,9 @@ func RandomServices() []compile.Service {
 				service.NoEndpoints = sort.name == "empty"
 				if service.Restricted = sort.name == "local"; service.Restricted {
 					service.Sources = []netip.Prefix{prefixOf(hosts.Client, family), prefixOf(hosts.Pod, family)}
+				}
+				if sort.name == "sticky" {
+					service.AffinityTimeout = time.Hour
 				}
 				all = append(all, service)
 			}

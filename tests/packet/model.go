@@ -24,10 +24,12 @@ type Model struct {
 	counters maps.PacketCounters
 	traffic  map[compile.ID]*maps.Traffic
 	picked   map[tableKey]netip.AddrPort
-	messages map[Program]int // ICMP errors sent; nothing of a test takes more than a second, see DefaultSettings
-	aged     bool            // unanswered and ended flows are old enough to lose their port
-	pressed  bool            // no port is free: young embryos lose theirs
-	born     []flowID        // every half there has been, in their order
+	affinity map[clientKey]netip.AddrPort
+	sticky   map[compile.ID]bool // services with affinity
+	messages map[Program]int     // ICMP errors sent; nothing of a test takes more than a second, see DefaultSettings
+	aged     bool                // unanswered and ended flows are old enough to lose their port
+	born     []flowID            // every half there has been, in their order
+	pressed  bool                // no port is free: young embryos lose theirs
 }
 
 // frontendID names a frontend; a NodePort's address is the unspecified one.
@@ -40,6 +42,12 @@ type frontendID struct {
 type tableKey struct {
 	service compile.ID
 	tuple   tuple
+}
+
+// clientKey is what a client is remembered by.
+type clientKey struct {
+	group  uint64
+	client netip.Addr
 }
 
 // NewModel returns a model of the world, in which no packet has been seen yet.
@@ -64,6 +72,7 @@ func (m *Model) Reset() {
 	m.counters = maps.PacketCounters{}
 	m.traffic = make(map[compile.ID]*maps.Traffic)
 	m.picked = make(map[tableKey]netip.AddrPort)
+	m.affinity = make(map[clientKey]netip.AddrPort)
 	m.messages = make(map[Program]int)
 	m.born = nil
 }
@@ -72,7 +81,9 @@ func (m *Model) Reset() {
 func (m *Model) Serve(services ...compile.Service) {
 	m.services = make(map[frontendID]*compile.Service)
 	m.picked = make(map[tableKey]netip.AddrPort)
+	m.sticky = make(map[compile.ID]bool)
 	for i := range services {
+		m.sticky[services[i].ID] = services[i].AffinityTimeout > 0
 		for _, frontend := range services[i].Frontends {
 			m.services[frontendID{frontend.Address, uint8(services[i].ID.Protocol)}] = &services[i]
 		}
@@ -281,16 +292,50 @@ func (v *visit) refuse() Result {
 }
 
 // pick returns the backends that the program may have picked: the one that shows in the packet, or, where
-// none does, all.
+// none does, all. A client that is remembered has no choice, as long as its backend is there (rules A01 to A04).
 func (v *visit) pick(service *compile.Service, inside bool) []compile.Backend {
 	all := service.Outside
 	if inside {
 		all = service.Inside
 	}
-	for _, backend := range all {
-		if backend.Address == v.seen.to {
-			return []compile.Backend{backend}
+	if known, ok := v.affinity[v.clientOf(service.ID)]; ok && v.sticky[service.ID] {
+		if only := backendsAt(all, known); len(only) > 0 {
+			return only
 		}
 	}
+	if shown := backendsAt(all, v.seen.to); len(shown) > 0 {
+		return shown
+	}
 	return all
+}
+
+// backendsAt returns those of the backends, one or none, that have that address.
+func backendsAt(all []compile.Backend, address netip.AddrPort) []compile.Backend {
+	for i, backend := range all {
+		if backend.Address == address {
+			return all[i : i+1]
+		}
+	}
+	return nil
+}
+
+func (v *visit) clientOf(service compile.ID) clientKey {
+	return clientKey{service.Group(), v.tuple.from.Addr()}
+}
+
+// remember notes which backend a new flow of a service with affinity has got.
+func (v *visit) remember(h *half) {
+	if !v.sticky[h.service] {
+		return
+	}
+	client := v.clientOf(h.service)
+	switch known, ok := v.affinity[client]; {
+	case !ok:
+		v.counters.AffinityNew++
+	case known == h.backend:
+		v.counters.AffinityKept++
+	default:
+		v.counters.AffinityMoved++
+	}
+	v.affinity[client] = h.backend
 }

@@ -229,6 +229,7 @@ func (v *visit) open(h *half, snat bool) bool {
 	v.claim(reverse, id, &answers)
 	v.embryos[id] = h
 	v.born = append(v.born, id, reverse)
+	v.remember(h)
 	v.trafficOf(h.service).Flows++
 	v.counters.FlowNew++
 	v.carry(h)

@@ -35,7 +35,7 @@ type Settings struct {
 func DefaultSettings() Settings {
 	return Settings{
 		Sizes: maps.Sizes{
-			Services: 8, Frontends: 64, Backends: 16, SlotBlocks: 256, FlowsIPv4: 4096, FlowsIPv6: 4096, Embryos: 4096, Devices: 64,
+			Services: 8, Frontends: 64, Backends: 16, SlotBlocks: 256, FlowsIPv4: 4096, FlowsIPv6: 4096, Embryos: 4096, Affinity: 1024, Devices: 64,
 		},
 		Constants: loader.Constants{
 			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 25, CsumIPv6Flag: true,
@@ -47,7 +47,7 @@ func DefaultSettings() Settings {
 func LargeSettings() Settings {
 	settings := DefaultSettings()
 	settings.Sizes = maps.Sizes{
-		Services: 64, Frontends: 256, Backends: 512, SlotBlocks: 4096, FlowsIPv4: 32768, FlowsIPv6: 32768, Embryos: 32768, Devices: 64,
+		Services: 96, Frontends: 512, Backends: 512, SlotBlocks: 4096, FlowsIPv4: 32768, FlowsIPv6: 32768, Embryos: 32768, Affinity: 65536, Devices: 64,
 	}
 	return settings
 }
@@ -196,6 +196,11 @@ func (w *World) Forget(m *Model) error {
 	for _, counters := range counting {
 		if err := empty(counters); err != nil {
 			return fmt.Errorf("empty the counters: %w", err)
+		}
+	}
+	if len(m.affinity) > 0 {
+		if err := empty(w.Maps.Affinity); err != nil {
+			return fmt.Errorf("empty the clients' backends: %w", err)
 		}
 	}
 	sent := len(m.messages) > 0
