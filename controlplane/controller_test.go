@@ -202,11 +202,9 @@ func TestStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t)
 		w.maps.problems = []compile.Problem{{Object: "Service default/a", Reason: "NoRoom", Message: "full"}}
-		affine := newService("a", "10.96.0.1", 1)
-		affine.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 		lost := newSlice("a", "10.244.0.1")
 		lost.Labels = nil
-		w.update(affine, lost)
+		w.update(newService("a", "10.96.0.1", 1), lost)
 		time.Sleep(time.Second)
 		if lag := w.controller.Status().Lag; lag != time.Second {
 			t.Errorf("lag before the sync is %v, want 1s", lag)
@@ -222,7 +220,6 @@ func TestStatus(t *testing.T) {
 			"EndpointSlice default/a-1 ServiceNameMissing",
 			"File x.yaml DocumentRefused",
 			"Service default/a NoRoom",
-			"Service default/a SessionAffinityNotEnforced",
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("problems are %q, want %q", got, want)
