@@ -136,8 +136,8 @@ struct {
 
 /*
  * Unconnected UDP sockets: two entries for each frontend a socket sends to, one each way. Written by
- * sendmsg(), read by sendmsg() and recvmsg(); evicted when others are younger, which costs the socket a new
- * choice of backend.
+ * sendmsg(), read by sendmsg() and recvmsg(), removed when the socket is released; evicted when others are
+ * younger, which costs the socket a new choice of backend.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -145,6 +145,15 @@ struct {
 	__type(value, struct socket_flow);
 	__uint(max_entries, 65536);
 } socket_flows SEC(".maps");
+
+/* Where the entries of a socket in socket_flows are found when it is released. Written by sendmsg(); goes with the
+ * socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct socket_latest);
+} socket_latests SEC(".maps");
 
 /*
  * The network namespaces of this host, by cookie. Written by the agent as it finds them; read by the socket

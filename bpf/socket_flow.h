@@ -19,13 +19,40 @@ static __always_inline void socket_key_fill(struct socket_key *key, __u64 cookie
 }
 
 /*
+ * Makes an exchange the latest of its socket: a chain, along which a released socket's exchanges are removed. One
+ * that is known already has its place in it.
+ */
+static __always_inline void socket_flow_chain(struct bpf_sock_addr *context, const struct endpoint *frontend,
+					      const struct socket_key *key, struct socket_flow *flow)
+{
+	struct socket_flow *known = bpf_map_lookup_elem(&socket_flows, key);
+	struct socket_latest *latest;
+
+	if (known) {
+		flow->older = known->older;
+		flow->older_port = known->older_port;
+		return;
+	}
+	if (!context->sk)
+		return;
+	latest = bpf_sk_storage_get(&socket_latests, context->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!latest)
+		return;
+	flow->older = latest->frontend;
+	flow->older_port = latest->port;
+	latest->frontend = frontend->address;
+	latest->port = bpf_ntohs(frontend->port);
+}
+
+/*
  * Opens an exchange. False: the socket has this backend under another frontend's name already; its answers
  * could not be told apart.
  */
-static __always_inline bool socket_flow_open(__u64 cookie, const struct endpoint *frontend,
+static __always_inline bool socket_flow_open(struct bpf_sock_addr *context, const struct endpoint *frontend,
 					     const struct endpoint *backend, __u32 index, __u32 generation)
 {
 	struct socket_flow flow = { .index = index, .generation = generation };
+	__u64 cookie = bpf_get_socket_cookie(context);
 	struct socket_flow *known;
 	struct socket_key key;
 
@@ -38,19 +65,43 @@ static __always_inline bool socket_flow_open(__u64 cookie, const struct endpoint
 	if (bpf_map_update_elem(&socket_flows, &key, &flow, BPF_ANY))
 		return false;
 	socket_key_fill(&key, cookie, frontend, false);
+	socket_flow_chain(context, frontend, &key, &flow);
 	flow.peer = backend->address;
 	flow.port = bpf_ntohs(backend->port);
 	return !bpf_map_update_elem(&socket_flows, &key, &flow, BPF_ANY);
 }
 
 /* Notes that a frontend is left to the packet edges, for good: an exchange does not change its backend. */
-static __always_inline void socket_flow_leave(__u64 cookie, const struct endpoint *frontend)
+static __always_inline void socket_flow_leave(struct bpf_sock_addr *context, const struct endpoint *frontend)
 {
 	struct socket_flow flow = {};
 	struct socket_key key;
 
-	socket_key_fill(&key, cookie, frontend, false);
+	socket_key_fill(&key, bpf_get_socket_cookie(context), frontend, false);
+	socket_flow_chain(context, frontend, &key, &flow);
 	bpf_map_update_elem(&socket_flows, &key, &flow, BPF_ANY);
+}
+
+/* Removes an exchange, both ways; the endpoint becomes the frontend of the one before. False: it was evicted. */
+static __always_inline bool socket_flow_remove(__u64 cookie, struct endpoint *frontend)
+{
+	struct socket_flow *known, flow;
+	struct endpoint backend = {};
+	struct socket_key key;
+
+	socket_key_fill(&key, cookie, frontend, false);
+	known = bpf_map_lookup_elem(&socket_flows, &key);
+	if (!known)
+		return false;
+	flow = *known;
+	bpf_map_delete_elem(&socket_flows, &key);
+	backend.address = flow.peer;
+	backend.port = bpf_htons(flow.port);
+	socket_key_fill(&key, cookie, &backend, true);
+	bpf_map_delete_elem(&socket_flows, &key);
+	frontend->address = flow.older;
+	frontend->port = bpf_htons(flow.older_port);
+	return true;
 }
 
 enum exchange {

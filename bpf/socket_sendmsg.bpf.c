@@ -10,7 +10,6 @@
 static __always_inline bool sendmsg_open(struct bpf_sock_addr *context, struct endpoint *endpoint,
 					 const struct service *service, int *verdict)
 {
-	__u64 cookie = bpf_get_socket_cookie(context);
 	__u32 start = bpf_get_prandom_u32(), index, i;
 	struct endpoint frontend = *endpoint;
 	struct backend *backend;
@@ -26,12 +25,12 @@ static __always_inline bool sendmsg_open(struct bpf_sock_addr *context, struct e
 			return false;
 		}
 		endpoint_set_backend(endpoint, backend);
-		if (!socket_flow_open(cookie, &frontend, endpoint, index, backend->generation))
+		if (!socket_flow_open(context, &frontend, endpoint, index, backend->generation))
 			continue;
 		socket_served(service, &client, index, backend->generation);
 		return true;
 	}
-	socket_flow_leave(cookie, &frontend);
+	socket_flow_leave(context, &frontend);
 	count(socket_left);
 	return false;
 }

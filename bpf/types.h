@@ -17,7 +17,7 @@
 #include <linux/types.h>
 
 /* Bumped whenever a record below changes shape or meaning. The agent refuses maps of another layout. */
-#define WEIR_LAYOUT_VERSION 4
+#define WEIR_LAYOUT_VERSION 5
 
 /* An address in network byte order; v4-mapped for IPv4. */
 struct address {
@@ -255,9 +255,18 @@ struct socket_key {
 struct socket_flow {
 	struct address peer; /* what the key's peer becomes */
 	__u16 port;	     /* host order */
+	__u16 older_port;
+	__u32 index;	      /* of the backend */
+	__u32 generation;     /* of the backend */
+	struct address older; /* the frontend of the socket's exchange before this one; port 0: this is its first */
+};
+
+/* The frontend of a socket's latest exchange, where the chain of its exchanges begins; in the socket's own storage.
+ */
+struct socket_latest {
+	struct address frontend;
+	__u16 port; /* host order; 0: none */
 	__u16 pad;
-	__u32 index;	  /* of the backend */
-	__u32 generation; /* of the backend */
 };
 
 /* ---- network namespaces ---- */

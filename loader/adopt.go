@@ -98,6 +98,7 @@ func programsDigest(set *weirmaps.Set, constants Constants) (digest [32]byte, er
 	for _, object := range [][]byte{
 		_NodeXdpBytes, _NodeIngressBytes, _NodeEgressBytes, _PodIngressBytes, _PodEgressBytes, _SweepBytes,
 		_SocketConnectBytes, _SocketSendmsgBytes, _SocketRecvmsgBytes, _SocketGetpeernameBytes, _SocketBindBytes,
+		_SocketReleaseBytes,
 	} {
 		add(sum, object)
 	}

@@ -15,3 +15,4 @@ package loader
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketList ../bpf/socket_list.bpf.c
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketDestroy ../bpf/socket_destroy.bpf.c
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketBind ../bpf/socket_bind.bpf.c
+//go:generate go tool bpf2go -tags linux -target bpfel -no-global-types socketRelease ../bpf/socket_release.bpf.c

@@ -59,6 +59,7 @@ type Programs struct {
 	SocketGetpeername6 *ebpf.Program `ebpf:"socket_getpeername6"`
 	SocketBind4        *ebpf.Program `ebpf:"socket_bind4"`
 	SocketBind6        *ebpf.Program `ebpf:"socket_bind6"`
+	SocketRelease      *ebpf.Program `ebpf:"socket_release"`
 	set                *maps.Set     // what they were loaded over
 	constants          Constants
 
@@ -78,6 +79,7 @@ func objects() []func() (*ebpf.CollectionSpec, error) {
 	return []func() (*ebpf.CollectionSpec, error){
 		loadNodeXdp, loadNodeIngress, loadNodeEgress, loadPodIngress, loadPodEgress, loadSweep,
 		loadSocketConnect, loadSocketSendmsg, loadSocketRecvmsg, loadSocketGetpeername, loadSocketBind,
+		loadSocketRelease,
 	}
 }
 

@@ -35,6 +35,7 @@ func (p *Programs) socketHooks() []socketHook {
 		{"socket_getpeername6", ebpf.AttachCgroupInet6GetPeername, p.SocketGetpeername6},
 		{"socket_bind4", ebpf.AttachCGroupInet4Bind, p.SocketBind4},
 		{"socket_bind6", ebpf.AttachCGroupInet6Bind, p.SocketBind6},
+		{"socket_release", ebpf.AttachCgroupInetSockRelease, p.SocketRelease},
 	}
 }
 

@@ -257,3 +257,53 @@ func TestSocketProbe(t *testing.T) {
 		t.Errorf("outside of the cgroup: %v", err)
 	}
 }
+
+// TestReleasedSocketLeavesNothing closes sockets that have sent to several frontends, one of them left to the packet
+// edges, and others whose backend has changed: no exchange of theirs stays in the map.
+func TestReleasedSocketLeavesNothing(t *testing.T) {
+	edge := newSocketEdge(t, Constants{})
+	one, two := answer(t, "127.0.0.1", "one"), answer(t, "127.0.0.1", "two")
+	edge.serve(t, socketService("a", compile.UDP, "10.96.0.1:53", one, two), socketService("b", compile.UDP, "10.96.0.2:53", one, two),
+		socketService("c", compile.UDP, "10.96.0.3:53", one, two))
+	enterCgroup(t, edge.cgroup)
+	var sockets []*net.UDPConn
+	for range 5 {
+		socket, err := net.ListenUDP("udp4", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sockets = append(sockets, socket)
+		askUDP(t, socket, "10.96.0.1:53")
+		askUDP(t, socket, "10.96.0.2:53")
+		_, _ = socket.WriteToUDPAddrPort([]byte("?"), netip.MustParseAddrPort("10.96.0.3:53"))
+		askUDP(t, socket, "10.96.0.1:53")
+	}
+	if n := edge.exchanges(t); n != 5*5 {
+		t.Errorf("%d entries, want 2 for each exchange that has a backend, and 1 for one that has none: 25", n)
+	}
+	for i, socket := range sockets {
+		if err := socket.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n, want := edge.exchanges(t), 5*(4-i); n != want {
+			t.Errorf("%d entries when %d sockets are closed, want %d", n, i+1, want)
+		}
+	}
+}
+
+// exchanges counts the entries of unconnected sockets.
+func (e socketEdge) exchanges(t *testing.T) (n int) {
+	t.Helper()
+	var (
+		key  maps.SocketKey
+		flow maps.SocketFlow
+	)
+	entries := e.set.SocketFlows.Iterate()
+	for entries.Next(&key, &flow) {
+		n++
+	}
+	if err := entries.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

@@ -12,7 +12,7 @@ import (
 )
 
 // LayoutVersion is WEIR_LAYOUT_VERSION of bpf/types.h.
-const LayoutVersion = 4
+const LayoutVersion = 5
 
 // Errors that callers tell apart.
 var (
@@ -24,31 +24,32 @@ var (
 
 // Set is every map of one Weir instance; bpf/maps.h describes them.
 type Set struct {
-	AgentState   *ebpf.Map `ebpf:"agent_state"`
-	Affinity     *ebpf.Map `ebpf:"affinity"`
-	BackendStats *ebpf.Map `ebpf:"backend_stats"`
-	BackendUsage *ebpf.Map `ebpf:"backend_usage"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Devices      *ebpf.Map `ebpf:"devices"`
-	Embryos      *ebpf.Map `ebpf:"embryos"`
-	FlowsIPv4    *ebpf.Map `ebpf:"flows_ipv4"`
-	FlowsIPv6    *ebpf.Map `ebpf:"flows_ipv6"`
-	Frontends    *ebpf.Map `ebpf:"frontends"`
-	LeftCgroups  *ebpf.Map `ebpf:"left_cgroups"`
-	LocalVIPs    *ebpf.Map `ebpf:"local_vips"`
-	Namespaces   *ebpf.Map `ebpf:"namespaces"`
-	NodeAddrs    *ebpf.Map `ebpf:"node_addrs"`
-	ServiceNames *ebpf.Map `ebpf:"service_names"`
-	ServiceStats *ebpf.Map `ebpf:"service_stats"`
-	ServiceUsage *ebpf.Map `ebpf:"service_usage"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	SocketFlows  *ebpf.Map `ebpf:"socket_flows"`
-	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
-	Sources      *ebpf.Map `ebpf:"sources"`
-	SweepConfig  *ebpf.Map `ebpf:"sweep_config"`
-	XDPDevices   *ebpf.Map `ebpf:"xdp_devices"`
+	AgentState    *ebpf.Map `ebpf:"agent_state"`
+	Affinity      *ebpf.Map `ebpf:"affinity"`
+	BackendStats  *ebpf.Map `ebpf:"backend_stats"`
+	BackendUsage  *ebpf.Map `ebpf:"backend_usage"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Devices       *ebpf.Map `ebpf:"devices"`
+	Embryos       *ebpf.Map `ebpf:"embryos"`
+	FlowsIPv4     *ebpf.Map `ebpf:"flows_ipv4"`
+	FlowsIPv6     *ebpf.Map `ebpf:"flows_ipv6"`
+	Frontends     *ebpf.Map `ebpf:"frontends"`
+	LeftCgroups   *ebpf.Map `ebpf:"left_cgroups"`
+	LocalVIPs     *ebpf.Map `ebpf:"local_vips"`
+	Namespaces    *ebpf.Map `ebpf:"namespaces"`
+	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
+	ServiceNames  *ebpf.Map `ebpf:"service_names"`
+	ServiceStats  *ebpf.Map `ebpf:"service_stats"`
+	ServiceUsage  *ebpf.Map `ebpf:"service_usage"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SocketFlows   *ebpf.Map `ebpf:"socket_flows"`
+	SocketPeers   *ebpf.Map `ebpf:"socket_peers"`
+	SocketLatests *ebpf.Map `ebpf:"socket_latests"`
+	Sources       *ebpf.Map `ebpf:"sources"`
+	SweepConfig   *ebpf.Map `ebpf:"sweep_config"`
+	XDPDevices    *ebpf.Map `ebpf:"xdp_devices"`
 }
 
 // New creates the maps without pinning them, for tests and benchmarks.
