@@ -16,21 +16,29 @@ import (
 // newCleanup returns the command that leaves no trace.
 func newCleanup() *cobra.Command {
 	var bpffs string
+	var kubeProxy bool
 	c := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Detach and unpin everything, leave no trace; flows end",
 		Long: `Detach the programs from all devices of this network namespace, and unpin programs and maps. Every flow ends.
-An agent must not be running. A bpffs that an agent has mounted stays mounted.`,
+An agent must not be running. A bpffs that an agent has mounted stays mounted.
+
+With --kube-proxy, remove what kube-proxy has left of netfilter rules in this network namespace, and nothing of Weir's. An
+agent must be serving, kube-proxy must not be running. Connections that kube-proxy has translated go on.`,
 		Args: cobra.NoArgs,
 		RunE: doing(func(c *cobra.Command, _ []string) error {
+			if kubeProxy {
+				return cleanupKubeProxy(c.OutOrStdout(), bpffs)
+			}
 			removed, err := cleanup(bpffs)
 			for _, line := range removed {
 				fmt.Fprintln(c.OutOrStdout(), line)
 			}
-			return err
+			return errors.Join(err, releaseKubeProxy(c.OutOrStdout()))
 		}),
 	}
 	bpffsFlag(c, &bpffs)
+	c.Flags().BoolVar(&kubeProxy, "kube-proxy", false, "remove kube-proxy's netfilter rules instead; connections that it has translated go on")
 	return c
 }
 

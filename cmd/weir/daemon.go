@@ -213,6 +213,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.namespaces != nil {
 		part("follow the network namespaces", d.namespaces.Run)
 	}
+	part("look after connections of kube-proxy", d.releaseKubeProxy)
 	part("tell the status", d.tell)
 	part("answer the health checks of Services", d.answerChecks)
 	part("answer /healthz", d.serveHealth)

@@ -43,6 +43,7 @@ func printStatus(out io.Writer, view statusView, now time.Time) {
 		fmt.Fprintf(out, "  %s\n", reason)
 	}
 	printAgent(out, view.Agent, view.SocketCoverage, now)
+	printKubeProxy(out, view.KubeProxy)
 	printMaps(out, view)
 	printCounters(out, view.Counters)
 	printProblems(out, view.Agent, now)
@@ -75,6 +76,20 @@ func printAgent(out io.Writer, agent agentView, coverage *coverageView, now time
 		t.row(a.Device, a.Edge, list(a.Hooks), list(a.Foreign), list(a.Reasons))
 	}
 	t.flush()
+}
+
+// printKubeProxy prints what there is of kube-proxy.
+func printKubeProxy(out io.Writer, view *kubeProxyView) {
+	if view == nil {
+		return
+	}
+	fmt.Fprintln(out)
+	if view.Any() {
+		fmt.Fprintf(out, "kube-proxy: its rules are still there (%s); new connections do not meet them, weir cleanup --kube-proxy removes them\n", view.Rules)
+	}
+	if view.Kept {
+		fmt.Fprintf(out, "kube-proxy: table inet weir-keep is there for %d connections that it has translated, and goes when they have ended\n", view.Count)
+	}
 }
 
 // describeSockets says in one line what the socket edge serves, and whether it was found to.

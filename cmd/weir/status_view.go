@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/weir-lb/weir/controlplane/kubeproxy"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/maps"
 )
@@ -22,6 +23,15 @@ type statusView struct {
 	Counters map[string]uint64 `json:"counters"`
 
 	SocketCoverage *coverageView `json:"socketCoverage,omitempty"` // absent where there is no socket edge
+
+	KubeProxy *kubeProxyView `json:"kubeProxy,omitempty"` // absent where there is nothing of it
+}
+
+// kubeProxyView is what there is of kube-proxy in this network namespace.
+type kubeProxyView struct {
+	kubeproxy.Rules
+	Kept  bool `json:"kept"`        // there is what connections need that it has translated
+	Count int  `json:"connections"` // how many go on, since its rules were removed
 }
 
 // agentView is what the agent that has the pins, or the last that had them, says of itself.
@@ -77,9 +87,28 @@ func readStatus(bpffs string) (statusView, error) {
 	if view.Agent.Snapshot != nil && view.Agent.Sockets.Cgroup != "" {
 		view.SocketCoverage = proveCoverage(view.Agent.Sockets.Cgroup)
 	}
+	if view.KubeProxy, err = readKubeProxy(); err != nil {
+		return view, err
+	}
 	view.Reasons = view.unhealthy(time.Now())
 	view.Healthy = len(view.Reasons) == 0
 	return view, nil
+}
+
+// readKubeProxy looks for what there is of kube-proxy; nil if there is nothing.
+func readKubeProxy() (*kubeProxyView, error) {
+	var view kubeProxyView
+	var err error
+	if view.Rules, err = kubeproxy.Find(); err != nil {
+		return nil, err
+	}
+	if view.Count, view.Kept, err = kubeproxy.Kept(); err != nil {
+		return nil, err
+	}
+	if !view.Any() && !view.Kept {
+		return nil, nil //nolint:nilnil // absence is an answer
+	}
+	return &view, nil
 }
 
 // readAgent returns what the agent says of itself; no snapshot if none ever did.
