@@ -76,6 +76,12 @@ test: $(GENERATED) ## run every test (as root)
 	@[[ $$(id -u) -eq 0 ]] || { echo "make test needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
 	go test -run '^$$' ./... >/dev/null # builds on all CPUs; what is timed then runs alone
 	go test -count=1 -p 1 -parallel 4 -timeout 15m ./...
+	$(MAKE) parity
+
+# kube-proxy's code is in a module of its own, so that Weir never imports it.
+.PHONY: parity
+parity: $(GENERATED) ## compare 100,000 states of clusters with kube-proxy's own code (PARITY='-seed N -cases 50' repeats one history)
+	cd tests/parity && go test -count=1 -v -timeout 15m . $(PARITY)
 
 .PHONY: e2e
 e2e: $(GENERATED) e2e-binaries ## run the end-to-end tests on a real control plane (as root; the first time it is built, for some minutes)

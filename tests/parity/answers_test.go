@@ -1,0 +1,146 @@
+package parity
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// origin is where a new connection comes from.
+type origin string
+
+const (
+	fromPod     origin = "pod"     // of this node
+	fromNode    origin = "node"    // this node itself
+	fromOutside origin = "outside" // whatever arrives at the node
+)
+
+var origins = []origin{fromPod, fromNode, fromOutside}
+
+// sources are addresses that connections of an origin may have: source ranges speak of them.
+func (o origin) sources(family corev1.IPFamily) []netip.Addr {
+	text := func(network, number int) netip.Addr { return mustAddr(address(family, network, number)) }
+	switch o {
+	case fromPod:
+		return []netip.Addr{text(podNetwork, 1)}
+	case fromNode:
+		// A cloud's agent may put the address of the load balancer on the node.
+		return []netip.Addr{text(nodeNetwork, 1), text(loadBalancerNetwork, 10)}
+	default:
+		return []netip.Addr{text(clientNetwork, 1), text(clientNetwork, 200), text(podNetwork, 99)}
+	}
+}
+
+// question is a new connection, of which it is asked what becomes of it.
+type question struct {
+	family   corev1.IPFamily
+	protocol corev1.Protocol
+	address  string // "NodePort" for whatever address of the node
+	port     int
+	origin   origin
+	source   netip.Addr
+}
+
+func (q question) String() string {
+	return fmt.Sprintf("%s %s:%d %s from %s %s", q.family, q.address, q.port, q.protocol, q.origin, q.source)
+}
+
+// answer is what becomes of it. No answer at all: it is no Service's.
+type answer struct {
+	verdict   verdict
+	endpoints []destination // one of them, by chance
+	affinity  int           // seconds for which the client keeps it
+}
+
+type verdict string
+
+const (
+	forwarded verdict = "forwarded"
+	rejected  verdict = "rejected"
+	dropped   verdict = "dropped"
+)
+
+type destination struct {
+	address     netip.AddrPort
+	masqueraded bool
+	local       bool // on this node
+}
+
+func (d destination) String() string {
+	if d.masqueraded {
+		return d.address.String() + " masqueraded"
+	}
+	return d.address.String()
+}
+
+func (a answer) String() string {
+	if a.verdict != forwarded {
+		return string(a.verdict)
+	}
+	var texts []string
+	for _, d := range a.endpoints {
+		texts = append(texts, d.String())
+	}
+	slices.Sort(texts)
+	text := "forwarded to " + strings.Join(texts, ", ")
+	if a.affinity > 0 {
+		text += fmt.Sprintf(" for %d s", a.affinity)
+	}
+	return text
+}
+
+// outcome is all that is compared.
+type outcome struct {
+	answers      map[question]answer
+	healthChecks map[string]string // by Service: "port 32000, 2 local"
+}
+
+func newOutcome() outcome {
+	return outcome{answers: map[question]answer{}, healthChecks: map[string]string{}}
+}
+
+// differences says in what two outcomes differ, a line each.
+func differences(kubeProxy, weir outcome) []string {
+	var lines []string
+	questions := map[question]struct{}{}
+	for q := range kubeProxy.answers {
+		questions[q] = struct{}{}
+	}
+	for q := range weir.answers {
+		questions[q] = struct{}{}
+	}
+	for q := range questions {
+		if want, got := text(kubeProxy.answers, q), text(weir.answers, q); want != got {
+			lines = append(lines, fmt.Sprintf("%s\n\tkube-proxy: %s\n\tWeir:       %s", q, want, got))
+		}
+	}
+	for _, service := range keys(kubeProxy.healthChecks, weir.healthChecks) {
+		if want, got := kubeProxy.healthChecks[service], weir.healthChecks[service]; want != got {
+			lines = append(lines, fmt.Sprintf("health check of %s\n\tkube-proxy: %s\n\tWeir:       %s", service, want, got))
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func text(answers map[question]answer, q question) string {
+	if a, is := answers[q]; is {
+		return a.String()
+	}
+	return "no Service's"
+}
+
+func keys(a, b map[string]string) []string {
+	var all []string
+	for key := range a {
+		all = append(all, key)
+	}
+	for key := range b {
+		all = append(all, key)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}

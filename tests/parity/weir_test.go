@@ -1,0 +1,97 @@
+package parity
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weir-lb/weir/controlplane"
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/store"
+)
+
+// weir is Weir up to the maps it writes: its store, its controller, and what that compiles. What the programs then do is
+// restated in answer; the tests of the programs hold them to it.
+type weir struct {
+	store      *store.Store
+	controller *controlplane.Controller
+	services   map[compile.ID]compile.Service
+}
+
+func newWeir() *weir {
+	w := &weir{store: store.New(0), services: map[compile.ID]compile.Service{}}
+	w.controller = controlplane.New(controlplane.Options{Store: w.store, Applier: w, NodeName: hereName, Log: zap.NewNop()})
+	return w
+}
+
+func (w *weir) run(ctx context.Context) { w.controller.Run(ctx) }
+
+// Sync is of controlplane.Applier.
+func (w *weir) Sync(all []compile.Service) ([]compile.Problem, error) {
+	clear(w.services)
+	return w.Apply(all, nil)
+}
+
+// Apply is of controlplane.Applier.
+func (w *weir) Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error) {
+	for _, service := range changed {
+		w.services[service.ID] = service
+	}
+	for _, id := range removed {
+		delete(w.services, id)
+	}
+	return nil, nil
+}
+
+// outcome returns what becomes of connections.
+func (w *weir) outcome() outcome {
+	outcome := newOutcome()
+	for _, service := range w.services {
+		family := corev1.IPFamily(service.ID.Family.String())
+		for _, frontend := range service.Frontends {
+			address := frontend.Address.Addr().String()
+			if frontend.Kind == compile.NodePort {
+				address = "NodePort"
+			}
+			for _, from := range origins {
+				for _, source := range from.sources(family) {
+					q := question{family, corev1.Protocol(service.ID.Protocol.String()), address, int(frontend.Address.Port()), from, source}
+					outcome.answers[q] = answerOf(service, frontend.Kind, from, source)
+				}
+			}
+		}
+	}
+	for service, check := range w.controller.HealthChecks() {
+		outcome.healthChecks[service.String()] = fmt.Sprintf("port %d, %d local", check.Port, check.Local)
+	}
+	return outcome
+}
+
+func answerOf(service compile.Service, kind compile.FrontendKind, from origin, source netip.Addr) answer {
+	backends := service.Inside
+	if from == fromOutside {
+		backends = service.Outside
+	}
+	admits := func(prefix netip.Prefix) bool { return prefix.Contains(source) }
+	switch {
+	case kind == compile.LoadBalancer && service.Restricted && !slices.ContainsFunc(service.Sources, admits):
+		return answer{verdict: dropped}
+	case service.NoEndpoints:
+		return answer{verdict: rejected}
+	case len(backends) == 0:
+		return answer{verdict: dropped}
+	}
+	a := answer{verdict: forwarded, affinity: int(service.AffinityTimeout / time.Second)}
+	for _, backend := range backends {
+		a.endpoints = append(a.endpoints, destination{
+			address:     backend.Address,
+			masqueraded: from == fromOutside && !backend.Local,
+		})
+	}
+	return a
+}
