@@ -71,6 +71,21 @@ static __always_inline bool address_equal(const struct address *a, const struct 
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]));
 }
 
+/* Less than 0, 0 or more: as numbers. */
+static __always_inline int address_compare(const struct address *a, const struct address *b)
+{
+	const __be32 *x = address_words_const(a);
+	const __be32 *y = address_words_const(b);
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 4; i++) {
+		if (x[i] != y[i])
+			return bpf_ntohl(x[i]) < bpf_ntohl(y[i]) ? -1 : 1;
+	}
+	return 0;
+}
+
 static __always_inline bool address_is_loopback(const struct address *address)
 {
 	const __be32 *words = address_words_const(address);

@@ -57,6 +57,31 @@ struct {
 } sources SEC(".maps");
 
 /*
+ * Addresses of Services, and prefixes of ServiceCIDRs: what becomes of packets that no frontend is for. Written by
+ * the agent; read by programs where there is neither a flow nor a frontend, and the address is within the bounds. An
+ * entry lives as long as the Service or the ServiceCIDR. Full: the agent reports it, and the address is left alone.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct cluster_ip_key);
+	__type(value, enum cluster_ip_use);
+	__uint(max_entries, 131072);
+} cluster_ips SEC(".maps");
+
+/*
+ * Between what cluster_ips has, IPv4 and IPv6: packets to anywhere else are not looked up there. Written by the agent
+ * before cluster_ips; read by programs. One that reads a half-written element looks up in vain, or lets a packet
+ * pass.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct address_bounds);
+	__uint(max_entries, 2);
+} cluster_bounds SEC(".maps");
+
+/*
  * The arena of selection tables. Written by the agent as memory (it maps the array), only in ranges that
  * no service record names; read by programs when a flow is born.
  */

@@ -7,6 +7,7 @@
 #define WEIR_NODE_OPEN_H
 
 #include "access_packet.h"
+#include "cluster_ip_packet.h"
 #include "node_translate.h"
 #include "service.h"
 #include "snat.h"
@@ -15,13 +16,14 @@
  * A packet that no frontend is for. Into the SNAT range and of no flow, it may be an answer whose flow is
  * gone: the host's reset would end a connection that is not the host's.
  */
-static __always_inline int node_unclaimed(struct packet *packet)
+static __always_inline int node_unclaimed(struct packet *packet, struct device *device)
 {
 	const struct tuple *tuple = &packet->key.tuple;
 
-	if (!snat_port_in_range(tuple->destination_port) || packet_is_syn(packet))
-		return PACKET_PASS;
-	if (!address_is_of_node(&tuple->destination) || socket_takes(packet->context, tuple, packet->key.protocol))
+	if (!snat_port_in_range(tuple->destination_port) || packet_is_syn(packet) ||
+	    !address_is_of_node(&tuple->destination))
+		return packet_unclaimed(packet, device);
+	if (socket_takes(packet->context, tuple, packet->key.protocol))
 		return PACKET_PASS;
 	count(drop_snat_orphan);
 	return PACKET_DROP;
@@ -104,7 +106,7 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 
 	switch (service_of_packet(packet, &service)) {
 	case SERVICE_NONE:
-		return flow_end(view, node_unclaimed(packet));
+		return flow_end(view, node_unclaimed(packet, device));
 	case SERVICE_STALE:
 		count(drop_stale_service);
 		return flow_end(view, PACKET_DROP);

@@ -7,6 +7,7 @@
 
 #include "reject.h"
 #include "access_packet.h"
+#include "cluster_ip_packet.h"
 #include "device.h"
 #include "icmp_quote.h"
 #include "leave.h"
@@ -104,7 +105,7 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 
 	switch (service_of_packet(packet, &service)) {
 	case SERVICE_NONE:
-		return flow_end(view, PACKET_PASS);
+		return flow_end(view, packet_unclaimed(packet, device));
 	case SERVICE_STALE:
 		count(drop_stale_service);
 		return flow_end(view, PACKET_DROP);

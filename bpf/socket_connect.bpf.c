@@ -4,6 +4,7 @@
  * packets cost nothing.
  */
 #include "access_socket.h"
+#include "cluster_ip_socket.h"
 
 /* Notes in the socket's storage what it was told, for getpeername and recvmsg. */
 static __always_inline bool connect_note(struct bpf_sock_addr *context, const struct endpoint *frontend,
@@ -32,6 +33,14 @@ static __always_inline int connect_forget(struct bpf_sock_addr *context)
 	if (context->sk)
 		bpf_sk_storage_delete(&socket_peers, context->sk);
 	return SOCKET_PROCEED;
+}
+
+/* A refused connect() leaves the socket as it was. */
+static __always_inline int connect_unclaimed(struct bpf_sock_addr *context, const struct endpoint *endpoint)
+{
+	if (socket_unclaimed(context, endpoint) == SOCKET_REFUSE)
+		return SOCKET_REFUSE;
+	return connect_forget(context);
 }
 
 /* Whether a connection has the tuple, seen from its backend; also one that has just ended. */
@@ -122,8 +131,17 @@ static __always_inline bool connect_translate(struct bpf_sock_addr *context, str
 	*verdict = SOCKET_PROCEED;
 	if (!socket_is_served(context))
 		return false;
-	if (socket_service(endpoint, &view) != SERVICE_FOUND ||
-	    socket_finds_local_listener(context, endpoint, &view)) {
+	switch (socket_service(endpoint, &view)) {
+	case SERVICE_NONE:
+		*verdict = connect_unclaimed(context, endpoint);
+		return false;
+	case SERVICE_STALE:
+		*verdict = connect_forget(context);
+		return false;
+	case SERVICE_FOUND:
+		break;
+	}
+	if (socket_finds_local_listener(context, endpoint, &view)) {
 		*verdict = connect_forget(context);
 		return false;
 	}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* cgroup/sendmsg: a datagram that an unconnected UDP socket sends to a frontend goes to a backend of it. */
 #include "access_socket.h"
+#include "cluster_ip_socket.h"
 #include "socket_flow.h"
 
 /*
@@ -51,7 +52,16 @@ static __always_inline bool sendmsg_translate(struct bpf_sock_addr *context, str
 	case EXCHANGE_NONE:
 		break;
 	}
-	if (socket_service(endpoint, &view) != SERVICE_FOUND || socket_finds_local_listener(context, endpoint, &view))
+	switch (socket_service(endpoint, &view)) {
+	case SERVICE_NONE:
+		*verdict = socket_unclaimed(context, endpoint);
+		return false;
+	case SERVICE_STALE:
+		return false;
+	case SERVICE_FOUND:
+		break;
+	}
+	if (socket_finds_local_listener(context, endpoint, &view))
 		return false;
 	if (!socket_is_admitted(context, endpoint, &view, verdict))
 		return false;

@@ -111,6 +111,26 @@ struct source_key {
 
 #define SOURCE_PREFIX_LENGTH_MAX (32 + 128)
 
+/* ---- addresses of Services that no frontend is for ---- */
+
+/* What becomes of a packet to such an address that would open a flow. */
+enum cluster_ip_use {
+	CLUSTER_IP_UNALLOCATED = 1, /* of a ServiceCIDR, and no Service has it: dropped */
+	CLUSTER_IP_ALLOCATED = 2,   /* a ClusterIP, which has no such port: rejected */
+	CLUSTER_IP_LEFT = 3,	    /* also an external address, or served by another proxy: left alone */
+};
+
+struct cluster_ip_key {
+	__u32 prefix_length; /* in bits */
+	struct address address;
+};
+
+/* Of one family: no address outside of these is in cluster_ips. Grows with it, and is never smaller than it. */
+struct address_bounds {
+	struct address low;
+	struct address high;
+};
+
 /* ---- slots ---- */
 
 #define SLOTS_PER_BLOCK 16
@@ -345,9 +365,12 @@ struct packet_counters {
 	__u64 drop_icmp_redirect;	 /* about a packet of a flow: it would name a backend's MAC, or a VIP's */
 	__u64 drop_icmp_undeliverable;	 /* an ICMP error about a flow: no route, or too long for it, or expired */
 	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */
+	__u64 drop_unallocated;		 /* to an address of a ServiceCIDR that no Service has */
 	__u64 refuse_no_endpoint;	 /* at the socket edge: ECONNREFUSED */
 	__u64 refuse_no_local_endpoint;	 /* at the socket edge: EHOSTUNREACH */
 	__u64 refuse_source_denied;	 /* at the socket edge: EHOSTUNREACH */
+	__u64 refuse_unknown_port;	 /* at the socket edge, to a ClusterIP without that port: ECONNREFUSED */
+	__u64 refuse_unallocated;	 /* at the socket edge: EHOSTUNREACH */
 	__u64 refuse_bind;		 /* bind() of an active NodePort: EADDRINUSE */
 	/* answered by us */
 	__u64 reject_tcp_reset;

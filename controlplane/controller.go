@@ -6,6 +6,7 @@ package controlplane
 import (
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/store"
+	weirmaps "github.com/weir-lb/weir/maps"
 )
 
 // Applier writes services to the maps. No two services that it is given have a frontend in common, and each
@@ -33,12 +35,23 @@ type Applier interface {
 	Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error)
 }
 
+// Addresses writes what becomes of packets to addresses of Services that no frontend is for (rule C05). After an error
+// the controller calls Sync until it succeeds.
+type Addresses interface {
+	// Sync makes the map hold these and no others.
+	Sync(all map[netip.Prefix]weirmaps.ClusterIPUse) error
+
+	// Apply writes changes; 0: nothing is to be there.
+	Apply(changes map[netip.Prefix]weirmaps.ClusterIPUse) error
+}
+
 // Options are what a Controller works with.
 type Options struct {
 	Store     *store.Store
 	Applier   Applier
-	NodeName  string // of the node whose endpoints are local, and whose zone counts
-	ProxyName string // see compile.Input
+	Addresses Addresses // may be nil: nothing is written then
+	NodeName  string    // of the node whose endpoints are local, and whose zone counts
+	ProxyName string    // see compile.Input
 	SNATPorts compile.PortRange
 	Log       *zap.Logger
 
@@ -131,6 +144,9 @@ func (c *Controller) take(work store.Work) {
 			items = everything(items, c.options.Store.All())
 		}
 	}
+	if work.RangesChanged {
+		c.desired.setRanges(work.Ranges)
+	}
 	for _, id := range c.desired.update(items) {
 		c.pending[id] = struct{}{}
 	}
@@ -167,6 +183,9 @@ func (c *Controller) write() {
 	default:
 		problems = c.applierProblems
 	}
+	if err == nil {
+		err = c.writeAddresses()
+	}
 	if c.options.Written != nil {
 		c.options.Written(time.Since(start), c.full, err)
 	}
@@ -177,6 +196,26 @@ func (c *Controller) write() {
 	c.options.Log.Debug("services written", zap.Bool("all", c.full), zap.Int("changed", len(changed)),
 		zap.Int("removed", len(removed)), zap.Duration("took", time.Since(start)))
 	c.succeeded(problems)
+}
+
+// writeAddresses follows the frontends: to those of a new Service packets are admitted before the others are refused.
+func (c *Controller) writeAddresses() error {
+	if c.options.Addresses == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	addresses := c.desired.addresses
+	var err error
+	if c.full {
+		err = c.options.Addresses.Sync(addresses.All())
+	} else if changes := addresses.Changes(); len(changes) > 0 {
+		err = c.options.Addresses.Apply(changes)
+	}
+	if err == nil {
+		addresses.Forget()
+	}
+	return err
 }
 
 // difference returns what to write: all services if that is due, else those that changed.

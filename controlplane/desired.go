@@ -6,9 +6,11 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	netutils "k8s.io/utils/net"
 
 	"github.com/weir-lb/weir/controlplane/claims"
+	"github.com/weir-lb/weir/controlplane/clusterips"
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/store"
 )
@@ -23,9 +25,12 @@ type desired struct {
 	compiled  map[store.Key]compile.Result // without those that ask for nothing and have no problem
 	frontends *claims.Frontends
 	vips      *claims.VIPs
+	addresses *clusterips.Table
 	checks    map[store.Key]compile.HealthCheck
 	services  map[compile.ID]compile.Service // with the frontends that they own, at least one
 	departed  bool                           // a backend has left one of them
+
+	rangeProblems []compile.Problem // of the ServiceCIDRs
 }
 
 func newDesired(nodeName, proxyName string, get func(store.Key) store.Item) *desired {
@@ -36,6 +41,7 @@ func newDesired(nodeName, proxyName string, get func(store.Key) store.Item) *des
 		compiled:  map[store.Key]compile.Result{},
 		frontends: claims.NewFrontends(),
 		vips:      claims.NewVIPs(),
+		addresses: clusterips.NewTable(),
 		checks:    map[store.Key]compile.HealthCheck{},
 		services:  map[compile.ID]compile.Service{},
 	}
@@ -62,6 +68,13 @@ func (d *desired) setNodes(nodes []*corev1.Node) (changed bool) {
 	changed = node.Zone != d.node.Zone || !slices.Equal(node.Own, d.node.Own) || !maps.Equal(node.Addresses, d.node.Addresses)
 	d.node = node
 	return changed
+}
+
+// setRanges takes in the ServiceCIDRs.
+func (d *desired) setRanges(objects []*networkingv1.ServiceCIDR) {
+	prefixes, problems := compile.ServiceRanges(objects)
+	d.addresses.SetRanges(prefixes)
+	d.rangeProblems = problems
 }
 
 // update compiles Services, and those that the outcome concerns. It returns the IDs of the services that
@@ -101,6 +114,7 @@ func (d *desired) compile(item store.Item, touched map[compile.ID]struct{}, stal
 		})
 	}
 	d.register(d.compiled[item.Key].Services, result.Services, touched)
+	d.addresses.Set(item.Key, result.Addresses)
 	d.vips.SetEndpoints(item.Key, result.Endpoints)
 	for _, key := range d.vips.Set(item.Key, result.Services) {
 		stale[key] = struct{}{}
@@ -161,7 +175,7 @@ func loses(old, now compile.Service) bool {
 
 // problems lists all that is wrong with what was compiled.
 func (d *desired) problems() []compile.Problem {
-	problems := d.frontends.Problems()
+	problems := append(d.frontends.Problems(), d.rangeProblems...)
 	for _, result := range d.compiled {
 		problems = append(problems, result.Problems...)
 	}

@@ -29,6 +29,8 @@ type Set struct {
 	BackendStats  *ebpf.Map `ebpf:"backend_stats"`
 	BackendUsage  *ebpf.Map `ebpf:"backend_usage"`
 	Backends      *ebpf.Map `ebpf:"backends"`
+	ClusterBounds *ebpf.Map `ebpf:"cluster_bounds"`
+	ClusterIPs    *ebpf.Map `ebpf:"cluster_ips"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Devices       *ebpf.Map `ebpf:"devices"`
 	Embryos       *ebpf.Map `ebpf:"embryos"`

@@ -53,6 +53,7 @@ func (s *Sizes) of(set *Set) []sizeOf {
 		{bpfMapFrontends, set.Frontends, &s.Frontends, 1},
 		{bpfMapServices, set.Services, &s.Services, 2},
 		{bpfMapServiceNames, set.ServiceNames, &s.Services, 2},
+		{bpfMapClusterIps, set.ClusterIPs, &s.Services, 2},
 		{bpfMapServiceStats, set.ServiceStats, &s.Services, 1},
 		{bpfMapServiceUsage, set.ServiceUsage, &s.Services, 1},
 		{bpfMapBackends, set.Backends, &s.Backends, 1},

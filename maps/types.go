@@ -14,6 +14,9 @@ type (
 	Service        = bpfService
 	ServiceName    = bpfServiceName
 	SourceKey      = bpfSourceKey
+	ClusterIPUse   = bpfClusterIpUse
+	ClusterIPKey   = bpfClusterIpKey
+	AddressBounds  = bpfAddressBounds
 	SlotBlock      = bpfSlotBlock
 	Backend        = bpfBackend
 	AffinityKey    = bpfAffinityKey
@@ -55,6 +58,13 @@ const (
 	AlgorithmRandom           = bpfAlgorithmALGORITHM_RANDOM
 	AlgorithmMaglev           = bpfAlgorithmALGORITHM_MAGLEV
 	AlgorithmLeastConnections = bpfAlgorithmALGORITHM_LEAST_CONNECTIONS
+)
+
+// What becomes of a packet to an address of Services that no frontend is for.
+const (
+	ClusterIPUnallocated = bpfClusterIpUseCLUSTER_IP_UNALLOCATED
+	ClusterIPAllocated   = bpfClusterIpUseCLUSTER_IP_ALLOCATED
+	ClusterIPLeft        = bpfClusterIpUseCLUSTER_IP_LEFT
 )
 
 // The edges a device can be part of.

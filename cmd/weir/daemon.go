@@ -15,6 +15,7 @@ import (
 
 	"github.com/weir-lb/weir/controlplane"
 	"github.com/weir-lb/weir/controlplane/apply"
+	"github.com/weir-lb/weir/controlplane/clusterips"
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/devices"
 	"github.com/weir-lb/weir/controlplane/events"
@@ -145,12 +146,13 @@ func (d *daemon) makeControlplane() error {
 	if d.applier, err = apply.New(d.set, d.log); err != nil {
 		return err
 	}
+	addresses := clusterips.NewWriter(d.set)
 	d.controller = controlplane.New(controlplane.Options{
-		Store: d.store, Applier: d.applier, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
+		Store: d.store, Applier: d.applier, Addresses: addresses, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
 		SNATPorts: compile.PortRange(d.config.snatPorts),
 		Problems: []func() []compile.Problem{
 			d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems,
-			d.config.configProblems, func() []compile.Problem { return d.kernelProblems },
+			d.config.configProblems, addresses.Problems, func() []compile.Problem { return d.kernelProblems },
 		},
 		Applied:  d.appliedObject,
 		Written:  func(took time.Duration, _ bool, err error) { d.metrics.Written(took, err) },

@@ -46,6 +46,7 @@ type Result struct {
 	Problems []Problem
 
 	HealthCheck HealthCheck
+	Addresses   Addresses
 
 	// Endpoints are the addresses that the slices name, sorted, refused ones included. When one becomes
 	// or ceases to be a VIP, the Service has to be compiled again.
@@ -57,14 +58,14 @@ type Result struct {
 func Compile(in Input) Result {
 	problems := &problems{object: fmt.Sprintf("Service %s/%s", in.Service.Namespace, in.Service.Name)}
 	if !ours(in.Service, in.ProxyName, problems) {
-		return Result{Problems: problems.list}
+		return Result{Problems: problems.list, Addresses: addressesOf(in.Service, false)}
 	}
 	table := collectEndpoints(in, problems)
 	addresses := collectAddresses(in.Service, problems)
 	readSources(in.Service, addresses, in.Node, problems)
 	policy := readPolicy(in.Service, problems)
 
-	result := Result{Endpoints: table.addresses}
+	result := Result{Endpoints: table.addresses, Addresses: addressesOf(in.Service, true)}
 	for _, port := range readPorts(in, problems) {
 		table.expect(port, problems)
 		for _, family := range []Family{IPv4, IPv6} {

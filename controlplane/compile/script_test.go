@@ -25,13 +25,18 @@ import (
 // earlier compile of the same script brought goes, as it would with a live change; the outcome must be the same as
 // that of an agent that starts with the new files.
 //
+//	addresses
+//
+// prints what then becomes of packets to addresses of Services that no frontend is for (rule C05).
+//
 // UPDATE=1 go test ./controlplane/compile rewrites the expected output.
 func TestRules(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
 		UpdateScripts: os.Getenv("UPDATE") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"compile": runCompile,
+			"compile":   runCompile,
+			"addresses": printAddresses,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Values[worldsKey{}] = map[string]*world{}
@@ -78,7 +83,20 @@ func runCompile(ts *testscript.TestScript, neg bool, args []string) {
 	if live != anew {
 		ts.Fatalf("after live changes:\n%s\nfrom the start:\n%s", live, anew)
 	}
+	if live, anew := worlds[id].addresses.describe(), fresh.addresses.describe(); live != anew {
+		ts.Fatalf("addresses after live changes:\n%s\nfrom the start:\n%s", live, anew)
+	}
+	ts.Setenv("world", id)
 	fmt.Fprint(ts.Stdout(), live)
+}
+
+// printAddresses is the script command; it is about the last compile.
+func printAddresses(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("addresses has neither a negation nor arguments")
+	}
+	worlds := ts.Value(worldsKey{}).(map[string]*world)
+	fmt.Fprint(ts.Stdout(), worlds[ts.Getenv("world")].addresses.describe())
 }
 
 // world is an agent without its ends: no directory, no maps.
@@ -86,6 +104,7 @@ type world struct {
 	store      *store.Store
 	controller *controlplane.Controller
 	maps       *fakeMaps
+	addresses  *fakeAddresses
 	stop       func()
 	objects    store.Batch
 	problems   []compile.Problem // of the manifests
@@ -100,6 +119,7 @@ func (w *world) become(files map[string][]byte) (string, error) {
 		Services: difference(w.objects.Services, next.Services),
 		Slices:   difference(w.objects.Slices, next.Slices),
 		Nodes:    difference(w.objects.Nodes, next.Nodes),
+		Ranges:   difference(w.objects.Ranges, next.Ranges),
 	}
 	w.objects = next
 	w.store.Update(change)

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
@@ -83,8 +84,10 @@ func (out *decoded) decode(text []byte, standard typeMeta, depth int) {
 		read(out, text, &corev1.Namespace{})
 	case "discovery.k8s.io/v1 EndpointSlice":
 		read(out, text, &discoveryv1.EndpointSlice{})
+	case "networking.k8s.io/v1 ServiceCIDR":
+		read(out, text, &networkingv1.ServiceCIDR{})
 	case "v1 List", "v1 ServiceList", "v1 EndpointsList", "v1 NodeList", "v1 PodList", "v1 NamespaceList",
-		"discovery.k8s.io/v1 EndpointSliceList":
+		"discovery.k8s.io/v1 EndpointSliceList", "networking.k8s.io/v1 ServiceCIDRList":
 		out.decodeList(meta, depth)
 	default:
 		if meta.Kind == "" || meta.APIVersion == "" {
@@ -148,6 +151,8 @@ func kindOf(object metav1.Object) string {
 		return "Pod"
 	case *corev1.Namespace:
 		return "Namespace"
+	case *networkingv1.ServiceCIDR:
+		return "ServiceCIDR"
 	default:
 		return "EndpointSlice"
 	}

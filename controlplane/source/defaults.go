@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -35,6 +36,9 @@ func setDefaults(object metav1.Object) {
 		o.Namespace = ""
 		return
 	case *corev1.Namespace:
+		o.Namespace = ""
+		return
+	case *networkingv1.ServiceCIDR:
 		o.Namespace = ""
 		return
 	}

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weir-lb/weir/controlplane/compile"
@@ -76,6 +77,7 @@ func (t *table) replace(old, now []located, arrived time.Time) store.Batch {
 		Services: map[store.Key]*corev1.Service{},
 		Slices:   map[store.Key]*discoveryv1.EndpointSlice{},
 		Nodes:    map[string]*corev1.Node{},
+		Ranges:   map[string]*networkingv1.ServiceCIDR{},
 
 		Pods:       map[store.Key]*corev1.Pod{},
 		Namespaces: map[string]*corev1.Namespace{},
@@ -113,6 +115,8 @@ func (t *table) deliver(key objectKey, batch *store.Batch) {
 		t.remirror(key.Key, batch)
 	case "Node":
 		batch.Nodes[key.Name], _ = now.(*corev1.Node)
+	case "ServiceCIDR":
+		batch.Ranges[key.Name], _ = now.(*networkingv1.ServiceCIDR)
 	case "Pod":
 		batch.Pods[key.Key], _ = now.(*corev1.Pod)
 	case "Namespace":

@@ -17,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/weir-lb/weir/controlplane/compile"
@@ -32,6 +33,7 @@ type Batch struct {
 	Services map[Key]*corev1.Service
 	Slices   map[Key]*discoveryv1.EndpointSlice
 	Nodes    map[string]*corev1.Node
+	Ranges   map[string]*networkingv1.ServiceCIDR
 
 	// No service is made of these: Pods and Namespaces hands them out.
 	Pods       map[Key]*corev1.Pod
@@ -40,7 +42,7 @@ type Batch struct {
 
 // Empty tells whether the batch changes nothing.
 func (b Batch) Empty() bool {
-	return len(b.Services)+len(b.Slices)+len(b.Nodes)+len(b.Pods)+len(b.Namespaces) == 0
+	return len(b.Services)+len(b.Slices)+len(b.Nodes)+len(b.Ranges)+len(b.Pods)+len(b.Namespaces) == 0
 }
 
 // Item is a Service with all that belongs to it.
@@ -56,6 +58,9 @@ type Work struct {
 	Items        []Item         // in order of their keys
 	Nodes        []*corev1.Node // all there are, in order of their names, where one changed
 	NodesArrived time.Time      // of the oldest change of a node; zero if none changed
+
+	Ranges        []*networkingv1.ServiceCIDR // all there are, in order of their names, where one changed
+	RangesChanged bool
 }
 
 // Store is safe for concurrent use. Any number may write; one consumer calls Next.
@@ -67,19 +72,21 @@ type Store struct {
 	slices   map[Key]*discoveryv1.EndpointSlice
 	byOwner  map[Key]map[string]*discoveryv1.EndpointSlice // by Service, then by the slice's name
 	nodes    map[string]*corev1.Node
+	ranges   map[string]*networkingv1.ServiceCIDR
 	unowned  map[Key]struct{} // slices that name no Service
 
 	pods        map[Key]*corev1.Pod
 	namespaces  map[string]*corev1.Namespace
 	podsChanged chan struct{} // holds one token when either has changed
 
-	dirty      map[Key]time.Time // Services to look at again -> arrival of the oldest change
-	nodesDirty time.Time
-	handed     time.Time // arrival of the oldest change that Next returned, until Next is called again
-	synced     bool
-	started    bool          // Next has returned work once
-	taken      time.Time     // when Next last returned work
-	wake       chan struct{} // holds one token when Next should look again
+	dirty       map[Key]time.Time // Services to look at again -> arrival of the oldest change
+	nodesDirty  time.Time
+	rangesDirty time.Time
+	handed      time.Time // arrival of the oldest change that Next returned, until Next is called again
+	synced      bool
+	started     bool          // Next has returned work once
+	taken       time.Time     // when Next last returned work
+	wake        chan struct{} // holds one token when Next should look again
 
 	serviceChanges, sliceChanges uint64
 }
@@ -93,6 +100,7 @@ func New(gather time.Duration) *Store {
 		slices:   map[Key]*discoveryv1.EndpointSlice{},
 		byOwner:  map[Key]map[string]*discoveryv1.EndpointSlice{},
 		nodes:    map[string]*corev1.Node{},
+		ranges:   map[string]*networkingv1.ServiceCIDR{},
 		unowned:  map[Key]struct{}{},
 		dirty:    map[Key]time.Time{},
 		wake:     make(chan struct{}, 1),
@@ -115,6 +123,10 @@ func (s *Store) Update(b Batch) {
 	}
 	for name, node := range b.Nodes {
 		s.setNode(name, node, b.Arrived)
+	}
+	if len(b.Ranges) > 0 {
+		set(s.ranges, b.Ranges)
+		s.rangesDirty = earlier(s.rangesDirty, b.Arrived)
 	}
 	set(s.pods, b.Pods)
 	set(s.namespaces, b.Namespaces)
@@ -220,7 +232,7 @@ func (s *Store) Oldest() (arrived time.Time, waiting bool) {
 
 // waiting returns the arrival of the oldest change that waits for Next; zero if there is none.
 func (s *Store) waiting() time.Time {
-	oldest := s.nodesDirty
+	oldest := earlier(s.nodesDirty, s.rangesDirty)
 	for _, t := range s.dirty {
 		oldest = earlier(oldest, t)
 	}
@@ -357,7 +369,7 @@ func (s *Store) signal() {
 func (s *Store) ready() (ready bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.synced || s.started && len(s.dirty) == 0 && s.nodesDirty.IsZero() {
+	if !s.synced || s.started && len(s.dirty) == 0 && s.nodesDirty.IsZero() && s.rangesDirty.IsZero() {
 		return false, 0
 	}
 	return true, time.Until(s.taken.Add(s.gather))
@@ -390,11 +402,14 @@ func (s *Store) take() Work {
 	}
 	sorted(work.Items)
 	if !s.nodesDirty.IsZero() {
-		work.Nodes = s.allNodes()
+		work.Nodes = inOrder(s.nodes)
+	}
+	if !s.rangesDirty.IsZero() {
+		work.Ranges, work.RangesChanged = inOrder(s.ranges), true
 	}
 	s.handed = s.waiting()
 	clear(s.dirty)
-	s.nodesDirty = time.Time{}
+	s.nodesDirty, s.rangesDirty = time.Time{}, time.Time{}
 	s.taken, s.started = time.Now(), true
 	return work
 }
@@ -408,13 +423,13 @@ func (s *Store) item(key Key) Item {
 	return item
 }
 
-func (s *Store) allNodes() []*corev1.Node {
-	nodes := make([]*corev1.Node, 0, len(s.nodes))
-	for _, node := range s.nodes {
-		nodes = append(nodes, node)
+// inOrder returns objects in order of their names.
+func inOrder[T any](objects map[string]T) []T {
+	list := make([]T, 0, len(objects))
+	for _, name := range slices.Sorted(maps.Keys(objects)) {
+		list = append(list, objects[name])
 	}
-	slices.SortFunc(nodes, func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
-	return nodes
+	return list
 }
 
 // sorted orders items by key, in place.

@@ -154,7 +154,7 @@ func (g *Generator) fresh() (Arrival, Frame) {
 		to = netip.AddrPortFrom(g.nodeAddress(family), to.Port())
 	}
 	if g.one(20) {
-		to = netip.AddrPortFrom(choose(g, to.Addr(), g.nodeAddress(family), g.hosts.Remote.Of(family)), g.port())
+		to = netip.AddrPortFrom(choose(g, to.Addr(), g.nodeAddress(family), g.hosts.Remote.Of(family), g.hosts.NobodysIP.Of(family), g.hosts.LeftIP.Of(family)), g.port())
 	}
 	program, device, from := g.arriveAnywhere(family)
 	frame := g.frame(device, netip.AddrPortFrom(from, g.port()), to, protocol)

@@ -17,6 +17,7 @@ type Model struct {
 	routing   *routing
 	nodeAddrs map[netip.Addr]bool
 	services  map[frontendID]*compile.Service
+	reserved  Reserved
 	settings  Settings
 
 	flows    map[flowID]*half
@@ -74,6 +75,7 @@ func (m *Model) Reset() {
 	m.picked = make(map[tableKey]netip.AddrPort)
 	m.affinity = make(map[clientKey]netip.AddrPort)
 	m.messages = make(map[Program]int)
+	m.reserved = nil
 	m.born = nil
 }
 

@@ -132,10 +132,26 @@ func (v *visit) nodeNew() (Result, error) {
 // nodeUnclaimed is a packet to no frontend. No socket of these tests has a port of the SNAT range.
 func (v *visit) nodeUnclaimed() Result {
 	to := v.tuple.to
-	if !v.inRange(to.Port()) || v.opens() || !v.nodeAddrs[to.Addr()] {
-		return v.untouched()
+	if !v.inRange(to.Port()) || v.tcp() && v.opens() || !v.nodeAddrs[to.Addr()] {
+		return v.unclaimed()
 	}
 	return v.drop(&v.counters.DropSnatOrphan)
+}
+
+// unclaimed is a packet to no frontend (rule C05).
+func (v *visit) unclaimed() Result {
+	to := v.tuple.to.Addr()
+	if v.tcp() && !v.opens() || !isHost(v.tuple.from.Addr()) || !isHost(to) || v.nodeAddrs[to] {
+		return v.untouched()
+	}
+	switch v.reserved.use(to) {
+	case maps.ClusterIPAllocated:
+		return v.refuse()
+	case maps.ClusterIPUnallocated:
+		return v.drop(&v.counters.DropUnallocated)
+	default:
+		return v.untouched()
+	}
 }
 
 func (v *visit) noBackend(service *compile.Service) Result {
@@ -303,7 +319,10 @@ func (v *visit) podTranslate(h *half, known bool) Result {
 
 func (v *visit) podNew() (Result, error) {
 	service, _ := v.service()
-	if service == nil || !isHost(v.tuple.from.Addr()) {
+	if service == nil {
+		return v.unclaimed(), nil
+	}
+	if !isHost(v.tuple.from.Addr()) {
 		return v.untouched(), nil
 	}
 	if v.tcp() && !v.opens() {

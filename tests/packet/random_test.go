@@ -95,11 +95,19 @@ func beginRound(t testing.TB, world *World, model *Model) {
 	if err := serve(world, model, RandomServices()); err != nil {
 		t.Fatal(err)
 	}
+	if err := reserve(world, model, clusterRanges()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func serve(world *World, model *Model, services []compile.Service) error {
 	model.Serve(services...)
 	return world.Serve(services...)
+}
+
+func reserve(world *World, model *Model, reserved Reserved) error {
+	model.reserved = reserved
+	return world.Reserve(reserved)
 }
 
 // disturb does, now and then, what happens beside the packets: an embryo is evicted, a flow swept, services

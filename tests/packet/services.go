@@ -1,6 +1,7 @@
 package packet
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -34,4 +35,35 @@ func newService(family compile.Family, protocol compile.Protocol, name string, p
 		InsideAlgorithm:  maps.AlgorithmRandom,
 		OutsideAlgorithm: maps.AlgorithmMaglev,
 	}
+}
+
+// Reserved is what becomes of packets that no frontend is for.
+type Reserved map[netip.Prefix]maps.ClusterIPUse
+
+// use returns what becomes of those to an address; 0: nothing is known of it.
+func (r Reserved) use(address netip.Addr) maps.ClusterIPUse {
+	longest := -1
+	for prefix := range r {
+		if prefix.Contains(address) && prefix.Bits() > longest {
+			longest = prefix.Bits()
+		}
+	}
+	prefix, _ := address.Prefix(max(longest, 0))
+	return r[prefix]
+}
+
+// clusterRanges are the ServiceCIDRs, with the ClusterIP of every service, an external address among them, and one that
+// is the node's.
+func clusterRanges() Reserved {
+	hosts, reserved := NewHosts(), Reserved{}
+	for _, family := range []compile.Family{compile.IPv4, compile.IPv6} {
+		bits := map[compile.Family]int{compile.IPv4: 24, compile.IPv6: 112}[family]
+		for _, host := range []Pair{hosts.ClusterIP, hosts.NodeEth1} {
+			prefix, _ := host.Of(family).Prefix(bits)
+			reserved[prefix] = maps.ClusterIPUnallocated
+		}
+		reserved[prefixOf(hosts.ClusterIP, family)] = maps.ClusterIPAllocated
+		reserved[prefixOf(hosts.LeftIP, family)] = maps.ClusterIPLeft
+	}
+	return reserved
 }

@@ -85,6 +85,7 @@ type Hosts struct {
 	BigPod                                     Pair // on a link with a large MTU
 	PodGateway                                 Pair // the node's address on the pods' links
 	ClusterIP, LoadBalancer, External          Pair
+	NobodysIP, LeftIP                          Pair // beside ClusterIP: no Service has it; an external address
 }
 
 // NewHosts returns the addresses of the site.
@@ -113,6 +114,8 @@ func NewHosts() Hosts {
 		BigPod:        pair("10.1.0.13", "fd00:1::13"),
 		PodGateway:    pair("10.1.0.1", "fd00:1::1"),
 		ClusterIP:     pair("10.96.0.10", "fd00:96::10"),
+		NobodysIP:     pair("10.96.0.11", "fd00:96::11"),
+		LeftIP:        pair("10.96.0.12", "fd00:96::12"),
 		LoadBalancer:  pair("198.18.0.1", "2001:db8:1b::1"),
 		External:      pair("198.18.7.7", "2001:db8:e::7"),
 	}

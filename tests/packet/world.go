@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/weir-lb/weir/controlplane/apply"
+	"github.com/weir-lb/weir/controlplane/clusterips"
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/loader"
 	"github.com/weir-lb/weir/maps"
@@ -22,6 +23,7 @@ type World struct {
 
 	own     []*ebpf.Map // maps that each program object has for itself
 	applier *apply.Applier
+	reserve *clusterips.Writer
 }
 
 // Settings are what a world is made with.
@@ -149,7 +151,7 @@ func (w *World) Reset() error {
 		return err
 	}
 	applier, err := apply.New(w.Maps, zap.NewNop())
-	w.applier = applier
+	w.applier, w.reserve = applier, clusterips.NewWriter(w.Maps)
 	return err
 }
 
@@ -244,6 +246,9 @@ func (w *World) Serve(services ...compile.Service) error {
 	}
 	return nil
 }
+
+// Reserve says what becomes of packets that no frontend is for.
+func (w *World) Reserve(reserved Reserved) error { return w.reserve.Sync(reserved) }
 
 // empty removes or zeroes every element.
 func empty(m *ebpf.Map) error {

@@ -23,6 +23,7 @@ var (
 	services       = resource{"", "services"}
 	endpointSlices = resource{"discovery.k8s.io", "endpointslices"}
 	nodes          = resource{"", "nodes"}
+	serviceCIDRs   = resource{"networking.k8s.io", "servicecidrs"}
 )
 
 // String returns the resource as kubectl names it.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -51,7 +52,7 @@ type Source struct {
 func New(options Options) *Source {
 	s := &Source{options: options, unlisted: map[resource]struct{}{}}
 	s.failures = newFailures(options.Advice, options.Log)
-	for _, r := range []resource{services, endpointSlices, nodes} {
+	for _, r := range []resource{services, endpointSlices, nodes, serviceCIDRs} {
 		s.unlisted[r] = struct{}{}
 	}
 	return s
@@ -60,15 +61,17 @@ func New(options Options) *Source {
 // Run follows the server until the context ends.
 func (s *Source) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, r := range []*cache.Reflector{s.followServices(), s.followSlices(), s.followNode(ctx)} {
+	for _, r := range []*cache.Reflector{s.followServices(), s.followSlices(), s.followNode(ctx), s.followRanges()} {
 		group.Go(func() error { r.RunWithContext(ctx); return nil })
 	}
 	return group.Wait()
 }
 
+// followServices follows all Services: the addresses of those that are another proxy's are to be left alone (rule C05),
+// and so have to be known.
 func (s *Source) followServices() *cache.Reflector {
 	client := s.options.Client.CoreV1().Services(metav1.NamespaceAll)
-	return follow(s, services, &corev1.Service{}, &lister[*corev1.ServiceList]{list: client.List, watch: client.Watch, labels: s.selector()},
+	return follow(s, services, &corev1.Service{}, &lister[*corev1.ServiceList]{list: client.List, watch: client.Watch},
 		&sink[*corev1.Service]{
 			strip: stripService,
 			update: func(batch store.Batch, now map[store.Key]*corev1.Service) {
@@ -110,7 +113,24 @@ func (s *Source) followNode(ctx context.Context) *cache.Reflector {
 		})
 }
 
-// selector chooses the Services that are ours, and their slices, which have their labels.
+// followRanges follows the ranges that ClusterIPs come from. A server before Kubernetes 1.33 has none.
+func (s *Source) followRanges() *cache.Reflector {
+	client := s.options.Client.NetworkingV1().ServiceCIDRs()
+	return follow(s, serviceCIDRs, &networkingv1.ServiceCIDR{}, &lister[*networkingv1.ServiceCIDRList]{list: client.List, watch: client.Watch},
+		&sink[*networkingv1.ServiceCIDR]{
+			strip: func(o *networkingv1.ServiceCIDR) { stripMeta(&o.ObjectMeta) },
+			update: func(batch store.Batch, now map[store.Key]*networkingv1.ServiceCIDR) {
+				batch.Ranges = make(map[string]*networkingv1.ServiceCIDR, len(now))
+				for key, object := range now {
+					batch.Ranges[key.Name] = object
+				}
+				s.options.Store.Update(batch)
+			},
+			listed: func() { s.listed(serviceCIDRs) },
+		})
+}
+
+// selector chooses the slices of Services that are ours: they have their labels.
 func (s *Source) selector() string {
 	if s.options.ProxyName != "" {
 		return fmt.Sprintf("%s=%s,!%s", labelProxyName, s.options.ProxyName, labelHeadless)
@@ -133,10 +153,15 @@ func (s *Source) listed(r resource) {
 }
 
 // failed notes that a request has failed. Services are served without their Node, if its reading is forbidden: what is
-// lost are zone hints and primary addresses.
+// lost are zone hints and primary addresses. So it is without ServiceCIDRs: what is lost is that packets to nobody's
+// ClusterIP are dropped.
 func (s *Source) failed(r resource, verb string, err error) {
-	if s.failures.note(r, verb, err) == reasonForbidden && r == nodes {
-		s.listed(nodes)
+	if isOptional(r, err) {
+		s.listed(r)
+		return
+	}
+	if s.failures.note(r, verb, err) == reasonForbidden && (r == nodes || r == serviceCIDRs) {
+		s.listed(r)
 	}
 }
 

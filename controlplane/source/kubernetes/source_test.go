@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -146,6 +147,10 @@ func TestS03S04_Selectors(t *testing.T) {
 			if !is || list.Resource.Resource == nodes.name {
 				continue
 			}
+			want := want
+			if list.Resource.Resource != endpointSlices.name {
+				want = "" // the addresses of all Services have to be known (rule C05)
+			}
 			if got := list.ListRestrictions.Labels.String(); got != want {
 				t.Errorf("%s are listed with selector %q, want %q", list.Resource.Resource, got, want)
 			}
@@ -159,7 +164,7 @@ func TestChanges(t *testing.T) {
 	w.run()
 	w.next()
 	// The server in memory has no versions: what happens before it is watched is lost.
-	for len(w.client.Actions()) < 6 {
+	for len(w.client.Actions()) < 8 {
 		time.Sleep(time.Millisecond)
 	}
 	time.Sleep(50 * time.Millisecond)
@@ -220,12 +225,31 @@ func TestRelist(t *testing.T) {
 	}
 }
 
-// TestForbidden names verb and resource; only the node can be done without.
+// TestC05 follows the ServiceCIDRs, and does without them where the server has none.
+func TestC05_ServiceCIDRs(t *testing.T) {
+	object := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}}
+	w := newWorld(t, "", node("node1"), object)
+	w.run()
+	if work := w.next(); !work.RangesChanged || len(work.Ranges) != 1 || work.Ranges[0].Spec.CIDRs[0] != "10.96.0.0/16" {
+		t.Errorf("the work is %+v, want the range", work)
+	}
+	without := newWorld(t, "", node("node1"))
+	without.client.PrependReactor("*", serviceCIDRs.name, func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewNotFound(schema.GroupResource{Group: serviceCIDRs.group, Resource: serviceCIDRs.name}, "")
+	})
+	without.run()
+	without.next()
+	if problems := without.source.Problems(); len(problems) > 0 {
+		t.Errorf("problems: %v", problems)
+	}
+}
+
+// TestForbidden names verb and resource; only the node and the ServiceCIDRs can be done without.
 func TestForbidden(t *testing.T) {
 	for _, test := range []struct {
 		resource resource
 		serves   bool
-	}{{services, false}, {endpointSlices, false}, {nodes, true}} {
+	}{{services, false}, {endpointSlices, false}, {nodes, true}, {serviceCIDRs, true}} {
 		t.Run(test.resource.String(), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, "", service("web", "1"), slice("web"), node("node1"))
