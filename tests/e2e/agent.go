@@ -40,8 +40,6 @@ func NewAgent(l *lab.Lab, host *lab.Host, weir, kubeconfig string, args ...strin
 	a.args = append([]string{
 		"setpriv", "--bounding-set=-all,+" + strings.Join(Capabilities, ",+"), "--inh-caps=-all", "--",
 		weir, "agent", "--kubeconfig", kubeconfig, "--node-name", a.Node, "--bpffs", a.bpffs,
-		// The cgroups of the lab are also those of others on this machine.
-		"--socket-lb", "off",
 	}, args...)
 	a.process = &process{host: host, args: a.args, log: a.Log}
 	return a, nil

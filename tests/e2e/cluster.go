@@ -46,7 +46,7 @@ func (c *ControlPlane) AddPod(ctx context.Context, name, app string, host *lab.H
 	pod.Status.Phase = corev1.PodRunning
 	pod.Status.PodIP = host.IPv4.String()
 	pod.Status.PodIPs = []corev1.PodIP{{IP: host.IPv4.String()}, {IP: host.IPv6.String()}}
-	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
 	if _, err := pods.UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("make Pod %s ready: %w", name, err)
 	}

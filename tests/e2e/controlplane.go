@@ -91,7 +91,7 @@ func (c *ControlPlane) URL() string {
 }
 
 func (c *ControlPlane) writeFiles() error {
-	tokens := adminToken + ",admin,admin,system:masters\n"
+	tokens := adminToken + ",admin,admin,system:masters\n" + proxyToken + ",system:kube-proxy,kube-proxy\n"
 	if err := os.WriteFile(c.file("tokens"), []byte(tokens), 0o600); err != nil {
 		return err
 	}

@@ -8,6 +8,9 @@
 //	│ controller-manager  │        │ toolbox           │              │                   │
 //	└─────────────────────┘        └───────────────────┘              └───────────────────┘
 //
+// Processes and pods of node1 are served by the socket edge (their sockets have cgroups of the lab), pods of node2 by the
+// pod edge. kube-proxy can take the place of node1's agent.
+//
 // The agents have the ServiceAccount and the permissions of deploy/kustomize, and the capabilities of its DaemonSet. There is no kubelet and
 // no scheduler: tests make Pod objects for the pods that the lab has. The binaries are built by `make e2e-binaries`
 // from the module beside this package.

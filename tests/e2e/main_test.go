@@ -79,7 +79,7 @@ func buildWeir(dir string) (string, error) {
 
 // startCluster starts a control plane, gives it what deploy/kustomize has, and starts the agents.
 func startCluster(session *lab.Session) (err error) {
-	if cluster.lab, err = session.Build(lab.Options{}); err != nil {
+	if cluster.lab, err = session.Build(lab.Options{Cgroups: true}); err != nil {
 		return err
 	}
 	bin, err := filepath.Abs(binaries)
@@ -103,8 +103,14 @@ func startCluster(session *lab.Session) (err error) {
 	if err != nil {
 		return err
 	}
+	// Processes and pods of node1 are served by the socket edge, pods of node2 by the pod edge.
+	edges := map[*lab.Host][]string{
+		cluster.lab.Node1: {"--cgroup-root", cluster.lab.Node1.CgroupRoot()},
+		cluster.lab.Node2: {"--socket-lb", "off"},
+	}
 	for _, node := range []*lab.Host{cluster.lab.Node1, cluster.lab.Node2} {
-		agent, err := e2e.NewAgent(cluster.lab, node, cluster.weir, kubeconfig, "--config", filepath.Join(manifests, "config.conf"))
+		args := append([]string{"--config", filepath.Join(manifests, "config.conf")}, edges[node]...)
+		agent, err := e2e.NewAgent(cluster.lab, node, cluster.weir, kubeconfig, args...)
 		if err != nil {
 			return err
 		}

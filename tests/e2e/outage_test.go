@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -15,6 +16,9 @@ import (
 	"github.com/weir-lb/weir/tests/e2e"
 	"github.com/weir-lb/weir/tests/lab"
 )
+
+// loadPause is between two requests: closed connections keep their source ports for half a minute.
+const loadPause = 4 * time.Millisecond
 
 // load asks a frontend, each time on a new connection, until its end.
 type load struct {
@@ -34,6 +38,7 @@ func startLoad(t *testing.T, from *lab.Host, frontend netip.AddrPort) *load {
 				l.failed = append(l.failed, err)
 			}
 			l.requests++
+			time.Sleep(loadPause)
 		}
 	})
 	t.Cleanup(func() { cancel(); l.done.Wait() })
