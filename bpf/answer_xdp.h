@@ -15,6 +15,11 @@ static __always_inline int packet_pass_up(void)
 	return PACKET_PASS;
 }
 
+static __always_inline int reset(const struct packet *packet)
+{
+	return packet_pass_up();
+}
+
 static __always_inline int reject(struct packet *packet, struct device *device)
 {
 	return packet_pass_up();

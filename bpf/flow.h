@@ -8,7 +8,6 @@
  *
  *	flow_lookup()	the half of an established flow that a packet belongs to
  *	flow_lookup_embryo()	the half of one that is not established yet
- *	flow_find()	either, for what is no packet of the flow itself
  *	flow_open()	a new pair of embryos
  *	flow_remove()	both halves
  *	flow_record_foreign()	a connection that only looks like ours
@@ -30,19 +29,6 @@
 static __always_inline __u32 flow_now(void)
 {
 	return bpf_jiffies64();
-}
-
-/*
- * What ties a value to its key. An element of a hash map is recycled at once when it is deleted, so a
- * program that found it may read another flow's value; the kernel writes a value from its start, hence the
- * seal comes first in the record and is compared after the rest has been read.
- */
-static __always_inline __u32 flow_seal(const struct flow_key *key)
-{
-	__u32 ports = *(const __u32 *)&key->tuple.source_port;
-	__u32 from = address_ipv4(&key->tuple.source), to = address_ipv4(&key->tuple.destination);
-
-	return from ^ (to << 7 | to >> 25) ^ ports ^ ((__u32)key->edge << 8 | key->protocol);
 }
 
 /* What a packet needs of its flow, copied out of the map. */
@@ -105,6 +91,18 @@ static __always_inline void flow_account(const struct packet *packet, const stru
 		traffic_count(flow->service, flow->backend, view->half, packet->length);
 	else if (flow->state == FLOW_UNANSWERED)
 		flow->state = FLOW_ESTABLISHED; /* what we let pass is the answer */
+}
+
+/*
+ * Whether a connection's client is to be told that its backend has left the Service. The client's own reset goes on
+ * to the backend.
+ */
+static __always_inline bool flow_has_ended(const struct packet *packet, struct flow_view *view)
+{
+	if (__builtin_expect(!(view->action & FLOW_ENDED), true))
+		return false;
+	view->action &= ~FLOW_ENDED;
+	return !(packet->tcp_flags & TCP_RST);
 }
 
 static __always_inline void flow_remove(const struct flow_key *key, const struct tuple *to)
@@ -352,16 +350,6 @@ static __always_inline bool flow_lookup(struct packet *packet, struct flow_view 
 		return false;
 	}
 	return true;
-}
-
-/* The half that a key finds, established or not; the flow does not notice. */
-static __always_inline bool flow_find(const struct flow_key *key, struct flow_view *view)
-{
-	struct flow *flow = flow_table_lookup(key);
-
-	if (!flow)
-		flow = bpf_map_lookup_elem(&embryos, key);
-	return flow && flow_read(flow, key, view);
 }
 
 /*

@@ -10,6 +10,19 @@
 #include "maps.h"
 #include "tuple.h"
 
+/*
+ * What ties a value to its key. An element of a hash map is recycled at once when it is deleted, so a
+ * program that found it may read another flow's value; the kernel writes a value from its start, hence the
+ * seal comes first in the record and is compared after the rest has been read.
+ */
+static __always_inline __u32 flow_seal(const struct flow_key *key)
+{
+	__u32 ports = *(const __u32 *)&key->tuple.source_port;
+	__u32 from = address_ipv4(&key->tuple.source), to = address_ipv4(&key->tuple.destination);
+
+	return from ^ (to << 7 | to >> 25) ^ ports ^ ((__u32)key->edge << 8 | key->protocol);
+}
+
 static __always_inline bool flow_key_is_ipv4(const struct flow_key *key)
 {
 	return address_is_ipv4(&key->tuple.source);

@@ -283,6 +283,19 @@ struct {
 	__uint(max_entries, 131072);
 } backend_usage SEC(".maps");
 
+/*
+ * Whose flows end though they are busy. Written by the agent when a backend leaves a service, deleted when two sweeps
+ * have gone by it since it was due, or the backend is back; read by the sweep. Full: the agent logs it, and flows end
+ * when they are idle.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ending_key);
+	__type(value, struct ending);
+	__uint(max_entries, 131072);
+} endings SEC(".maps");
+
 /* One entry. Written by the agent before a sweep; read by the sweep programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

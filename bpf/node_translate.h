@@ -62,6 +62,8 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 /* A packet of a known flow. */
 static __always_inline int node_translate(struct packet *packet, struct device *device, struct flow_view *view)
 {
+	if (flow_has_ended(packet, view))
+		return reset(packet);
 	if (view->action == FLOW_FORWARD)
 		return node_forward(packet, device, view);
 	if (view->action == FLOW_STACK && view->half == FLOW_HALF_REVERSE)

@@ -142,6 +142,12 @@ __noinline int reset_send_scratch(packet_context *context)
 	return packet_return(&packet, device);
 }
 
+/* Answers a TCP segment with a reset. Returns the verdict. */
+static __always_inline int reset(const struct packet *packet)
+{
+	return scratch_save(packet) ? reset_send_scratch(packet->context) : PACKET_DROP;
+}
+
 /* Refuses a packet that would have opened a flow. Returns the verdict. */
 static __always_inline int reject(struct packet *packet, struct device *device)
 {
@@ -154,7 +160,7 @@ static __always_inline int reject(struct packet *packet, struct device *device)
 	};
 
 	if (packet_is_tcp(packet))
-		return scratch_save(packet) ? reset_send_scratch(packet->context) : PACKET_DROP;
+		return reset(packet);
 	count(reject_unreachable);
 	return icmp_send(packet, &error);
 }

@@ -112,6 +112,48 @@ static __always_inline bool sweep_expired(const struct sweep_settings *settings,
 	return idle >= sweep_timeout(settings, flow, peer, other->protocol);
 }
 
+/* Whether the flow's backend has left the service, which was to end its flows then. */
+static __always_inline bool sweep_ends(const struct sweep_settings *settings, const struct flow *flow)
+{
+	struct ending_key key = { flow->service, flow->backend, flow->generation };
+	struct ending *ending;
+
+	if (!settings->endings || flow->action == FLOW_FOREIGN)
+		return false;
+	ending = bpf_map_lookup_elem(&endings, &key);
+	if (!ending) {
+		key.service = 0;
+		ending = bpf_map_lookup_elem(&endings, &key);
+	}
+	return ending && ending->due <= bpf_ktime_get_ns();
+}
+
+/* An established connection has sides to be told; anything else is forgotten, and begins anew. */
+static __always_inline bool sweep_is_connection(enum sweep_table table, const struct flow_key *key)
+{
+	return table == SWEEP_FLOWS && key->protocol == IPPROTO_TCP;
+}
+
+/* Marks one half of a TCP connection, for its client to be told. The other half gets its turn. */
+static __always_inline void sweep_end_connection(const struct flow_key *key, struct flow *flow)
+{
+	if (*(volatile const __u32 *)&flow->seal != flow_seal(key))
+		return; /* recycled meanwhile */
+	flow->state = FLOW_CLOSED;
+	if (flow->half == FLOW_HALF_FORWARD)
+		flow->action |= FLOW_ENDED;
+}
+
+static __always_inline void sweep_remove(enum sweep_table table, const struct flow_key *key,
+					 const struct flow_key *other, const struct flow *flow)
+{
+	bool foreign = flow->action == FLOW_FOREIGN;
+
+	sweep_delete(table, key);
+	if (!foreign)
+		sweep_delete(table, other);
+}
+
 /* A milestone's key is of no protocol (maps/milestones.go). */
 static __always_inline bool sweep_is_milestone(const struct flow_key *key)
 {
@@ -127,12 +169,13 @@ static __always_inline void sweep_pause(const struct bpf_iter_meta *meta, const 
 
 /* One element of a table. */
 static __always_inline int sweep_element(struct bpf_iter_meta *meta, enum sweep_table table,
-					 const struct flow_key *key, const struct flow *flow)
+					 const struct flow_key *key, struct flow *flow)
 {
 	struct sweep_settings *settings;
 	struct flow_key other;
 	struct tuple to;
 	__u32 zero = 0;
+	bool ends;
 
 	sweep_pause(meta, key);
 	settings = bpf_map_lookup_elem(&sweep_config, &zero);
@@ -140,14 +183,15 @@ static __always_inline int sweep_element(struct bpf_iter_meta *meta, enum sweep_
 		return 0;
 	to = flow->to;
 	flow_other_key(&other, key, &to);
-	if (sweep_expired(settings, table, &other, flow)) {
-		sweep_delete(table, key);
-		if (flow->action != FLOW_FOREIGN)
-			sweep_delete(table, &other);
+	ends = sweep_ends(settings, flow);
+	if (sweep_expired(settings, table, &other, flow) || (ends && !sweep_is_connection(table, key))) {
+		sweep_remove(table, key, &other, flow);
 		return 0;
 	}
 	if (flow->action == FLOW_FOREIGN)
 		return 0;
+	if (ends)
+		sweep_end_connection(key, flow);
 	usage_note(&service_usage, flow->service, settings->epoch);
 	usage_note(&backend_usage, flow->backend, settings->epoch);
 	return 0;

@@ -206,6 +206,12 @@ enum flow_action {
 	FLOW_FOREIGN = 3, /* not ours: let it pass untouched */
 } __attribute__((packed));
 
+/*
+ * Added to the action of the forward half, of an established TCP flow whose backend has left its Service, where that
+ * wants such connections reset: its client is told with its next packet.
+ */
+#define FLOW_ENDED 0x80
+
 enum flow_half {
 	FLOW_HALF_FORWARD = 0, /* client to backend */
 	FLOW_HALF_REVERSE = 1, /* backend to client */
@@ -362,8 +368,6 @@ struct packet_counters {
 	__u64 drop_stale_backend;	 /* a slot named an unused backend */
 	__u64 drop_rewrite_failed;	 /* the kernel refused a checksum or header update */
 	__u64 drop_no_hairpin_address;	 /* a pod reached itself, and its link has no node address */
-	__u64 drop_icmp_redirect;	 /* about a packet of a flow: it would name a backend's MAC, or a VIP's */
-	__u64 drop_icmp_undeliverable;	 /* an ICMP error about a flow: no route, or too long for it, or expired */
 	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */
 	__u64 drop_unallocated;		 /* to an address of a ServiceCIDR that no Service has */
 	__u64 refuse_no_endpoint;	 /* at the socket edge: ECONNREFUSED */
@@ -391,7 +395,6 @@ struct packet_counters {
 	__u64 flow_established;
 	__u64 flow_foreign;	    /* foreign flows recorded */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
-	__u64 icmp_translated;	    /* ICMP errors about packets of flows, sent on to whom they are for */
 	__u64 socket_translated;    /* connect() and first sends to a frontend */
 	__u64 affinity_new;	    /* a client that was not known, or has been evicted, has got a backend */
 	__u64 affinity_kept;	    /* a client's new flow has gone where the last one went */
@@ -411,6 +414,17 @@ struct traffic {
 
 /* ---- sweep ---- */
 
+/* Flows of a service to a backend, of which the service has been left. */
+struct ending_key {
+	__u32 service; /* id; 0: of any service */
+	__u32 backend; /* index */
+	__u32 generation;
+};
+
+struct ending {
+	__u64 due; /* when flows end that are there then or later; CLOCK_MONOTONIC, in ns */
+};
+
 /* What a sweep is told; see sweep.bpf.c. Times are in jiffies. */
 struct sweep_settings {
 	__u32 epoch; /* written to service_usage and backend_usage for every live flow */
@@ -420,6 +434,7 @@ struct sweep_settings {
 	__u32 timeout_tcp_closed;
 	__u32 timeout_udp;
 	__u32 timeout_foreign;
+	__u32 endings; /* how many there are; 0: none is looked for */
 };
 
 /* What the agent keeps for its successor. */

@@ -66,7 +66,7 @@ type Options struct {
 	Written func(took time.Duration, all bool, err error)
 
 	// Departed is called by Run when the maps have been brought up to date at the start, and then when they say of a
-	// backend that it has left a service. It must be quick. May be nil.
+	// backend that it has left a service whose flows end then. It must be quick. May be nil.
 	Departed func()
 }
 

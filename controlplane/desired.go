@@ -161,13 +161,11 @@ func (d *desired) settle(id compile.ID) (changed bool) {
 	return !had || !old.Equal(now)
 }
 
-// loses tells whether a backend has left a service.
+// loses tells whether a backend has left a service whose flows end then.
 func loses(old, now compile.Service) bool {
-	for _, lists := range [][2][]compile.Backend{{old.Inside, now.Inside}, {old.Outside, now.Outside}} {
-		for _, was := range lists[0] {
-			if !slices.ContainsFunc(lists[1], func(is compile.Backend) bool { return is.Address == was.Address }) {
-				return true
-			}
+	for _, was := range old.Serving {
+		if _, stays := slices.BinarySearchFunc(now.Serving, was, netip.AddrPort.Compare); !stays {
+			return true
 		}
 	}
 	return false

@@ -3,6 +3,7 @@ package maps
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -111,6 +112,12 @@ func (t FlowTable) packs(key FlowKey) bool {
 }
 
 func (k bpfFlowKey) isIPv4() bool { return k.Tuple.Source.Addr().Is4() }
+
+// Seal is flow_seal of bpf/flow_table.h: a flow's record begins with that of its key.
+func (k bpfFlowKey) Seal() uint32 {
+	packed := k.packed()
+	return packed.Source ^ bits.RotateLeft32(packed.Destination, 7) ^ packed.Ports ^ (uint32(k.Edge)<<8 | uint32(k.Protocol))
+}
 
 // packed returns the short form of an IPv4 key.
 func (k bpfFlowKey) packed() FlowKeyIPv4 {

@@ -34,6 +34,7 @@ type Set struct {
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Devices       *ebpf.Map `ebpf:"devices"`
 	Embryos       *ebpf.Map `ebpf:"embryos"`
+	Endings       *ebpf.Map `ebpf:"endings"`
 	FlowsIPv4     *ebpf.Map `ebpf:"flows_ipv4"`
 	FlowsIPv6     *ebpf.Map `ebpf:"flows_ipv6"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`

@@ -33,6 +33,8 @@ type (
 	DeviceRecord   = bpfDeviceRecord
 	PacketCounters = bpfPacketCounters
 	Traffic        = bpfTraffic
+	EndingKey      = bpfEndingKey
+	Ending         = bpfEnding
 	SweepSettings  = bpfSweepSettings
 	SocketPeer     = bpfSocketPeer
 	SocketKey      = bpfSocketKey
@@ -80,6 +82,8 @@ const (
 	FlowForward = bpfFlowActionFLOW_FORWARD
 	FlowReturn  = bpfFlowActionFLOW_RETURN
 	FlowForeign = bpfFlowActionFLOW_FOREIGN
+
+	FlowEnded FlowAction = 0x80 // FLOW_ENDED: added to one of the others
 )
 
 // The halves of a flow: client to backend, and back.

@@ -139,7 +139,7 @@ func viewState(forward, reverse maps.FlowState) string {
 
 // viewAction names what is done with a flow's packets.
 func viewAction(action maps.FlowAction) string {
-	switch action {
+	switch action &^ maps.FlowEnded {
 	case maps.FlowStack:
 		return "stack"
 	case maps.FlowForward:

@@ -87,8 +87,9 @@ func (d *daemon) makeCloser() {
 	})
 }
 
-// backendsLeft says that backends have left services.
+// backendsLeft says that backends have left services whose flows end then.
 func (d *daemon) backendsLeft() {
+	d.sweeper.Touch()
 	if d.closer != nil {
 		d.closer.Touch()
 	}

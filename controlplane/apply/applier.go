@@ -3,11 +3,12 @@
 // written in this order:
 //
 //  1. source ranges that are new
-//  2. backends that are new
-//  3. tables, in free ranges of the arena
-//  4. a service record at a free index, and its name
-//  5. frontends, each replaced in place, as one aligned 64-bit value
-//  6. frontends and source ranges that are gone
+//  2. whose flows end, or do not after all
+//  3. backends that are new
+//  4. tables, in free ranges of the arena
+//  5. a service record at a free index, and its name
+//  6. frontends, each replaced in place, as one aligned 64-bit value
+//  7. frontends and source ranges that are gone
 //
 // What is then named by nothing is given out again after a grace period (maps.Grace); backend indices and
 // service ids only after sweeps of the flow tables have not met them either.
@@ -155,7 +156,10 @@ func (a *Applier) convergeAll() error {
 	if err := a.converge(changed, removed); err != nil {
 		return err
 	}
-	return a.clearStrays()
+	if err := a.clearStrays(); err != nil {
+		return err
+	}
+	return a.endOrphans()
 }
 
 // unwanted returns which of what is there is not desired.

@@ -122,6 +122,9 @@ func (c *change) remove(gone *service) error {
 			return nil
 		}
 	}
+	if err := c.endAll(gone); err != nil {
+		return err
+	}
 	for key := range gone.frontends {
 		if err := c.deleteFrontend(key); err != nil {
 			return err
@@ -164,6 +167,9 @@ func (c *change) carryOut(p *plan, want compile.Service) error {
 		c.leftOut[want.ID] = short
 		c.log.Warn("no room for who may use a service", zap.Stringer("service", want.ID), zap.Stringer("short", short))
 	}
+	if err := c.endLeft(p.service, want); err != nil {
+		return err
+	}
 	if p.fresh {
 		if err := c.writeRecord(p); err != nil {
 			return err
@@ -177,6 +183,9 @@ func (c *change) carryOut(p *plan, want compile.Service) error {
 
 // writeRecord writes what a new record needs, and then the record. Nothing leads to it yet.
 func (c *change) writeRecord(p *plan) error {
+	if err := c.resumeOrphans(p.backends); err != nil {
+		return err
+	}
 	if err := c.writeFlags(p.backends); err != nil {
 		return err
 	}

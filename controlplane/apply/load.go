@@ -83,6 +83,9 @@ func (l *reading) read(set *maps.Set) error {
 	if l.sources, err = readSources(set); err != nil {
 		return err
 	}
+	if l.endings, err = readEndings(set); err != nil {
+		return err
+	}
 	return maps.Each(set.Frontends, func(key maps.FrontendKey, value maps.Frontend) bool {
 		l.addFrontend(key, value)
 		return true

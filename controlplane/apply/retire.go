@@ -117,9 +117,13 @@ func (a *Applier) release(count int) {
 
 // Sweep is what was awaiting the end of flows when a sweep began.
 type Sweep struct {
-	state *state
-	count int
+	state   *state
+	count   int
+	endings []maps.EndingKey // that are due
 }
+
+// Endings tells how many pairs of service and backend there are whose flows end.
+func (s Sweep) Endings() int { return len(s.endings) }
 
 // BeginSweep is called before a sweep of the flow tables; its result goes to EndSweep. It lasts a grace
 // period, during which Sync and Apply go on.
@@ -134,7 +138,8 @@ func (a *Applier) BeginSweep() (Sweep, error) {
 			return Sweep{}, err
 		}
 	}
-	return Sweep{state: a.state, count: len(a.state.awaiting)}, nil
+	due, err := a.state.dueEndings()
+	return Sweep{state: a.state, count: len(a.state.awaiting), endings: due}, err
 }
 
 // releaseOld gives back what had been retired when it was called.
@@ -178,7 +183,12 @@ func (a *Applier) EndSweep(sweep Sweep, epoch uint32) error {
 		return nil
 	}
 	a.state.awaiting = append(a.state.awaiting, met...)
-	_, err := a.try(func() error { return a.converge(nil, nil) })
+	_, err := a.try(func() error {
+		if err := a.endingsSwept(sweep.endings); err != nil {
+			return err
+		}
+		return a.converge(nil, nil)
+	})
 	return err
 }
 

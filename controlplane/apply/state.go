@@ -17,8 +17,9 @@ type state struct {
 	frontends map[maps.FrontendKey]lead
 	listings  map[compile.ID][]listing // what the desired services say of their backends
 	sources   sources
-	strays    []*service // with frontends, but of no name that can be read
-	leftovers []uint32   // record indices whose names say nothing
+	endings   map[uint32]endings // by service id
+	strays    []*service         // with frontends, but of no name that can be read
+	leftovers []uint32           // record indices whose names say nothing
 
 	arena          *maps.Arena
 	records        pool
@@ -42,6 +43,7 @@ type service struct {
 	others    []*record // that frontends name too: a predecessor was interrupted
 	frontends map[maps.FrontendKey]struct{}
 	leaving   *leaving
+	serving   []netip.AddrPort // as it was written last, of those whose flows end; nil: not known
 }
 
 // lead is what a frontend's value says.

@@ -100,6 +100,9 @@ func compilePort(in Input, port servicePort, addresses *addresses, policy policy
 		AffinityTimeout:  policy.affinity,
 		RemovedEndpoints: policy.removed,
 	}
+	if service.EndsFlows() {
+		service.Serving = lists.serving
+	}
 	external := externalFrontends(port, addresses)
 	if len(external) == 0 {
 		return []Service{service}

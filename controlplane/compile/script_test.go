@@ -178,11 +178,22 @@ func describeService(out io.Writer, service compile.Service) {
 	if service.NoEndpoints {
 		fmt.Fprintln(out, "  no endpoints: reject")
 	}
+	describeServing(out, service)
 	if service.Restricted {
 		fmt.Fprintf(out, "  sources       %v\n", service.Sources)
 	}
 	if service.AffinityTimeout != 0 {
 		fmt.Fprintf(out, "  affinity      %v\n", service.AffinityTimeout)
+	}
+}
+
+// describeServing prints the endpoints that keep the flows they have, and get no new ones.
+func describeServing(out io.Writer, service compile.Service) {
+	for _, address := range service.Serving {
+		is := func(b compile.Backend) bool { return b.Address == address }
+		if !slices.ContainsFunc(service.Inside, is) && !slices.ContainsFunc(service.Outside, is) {
+			fmt.Fprintf(out, "  keeps flows   %s\n", address)
+		}
 	}
 }
 

@@ -1,12 +1,17 @@
 package compile
 
-import discoveryv1 "k8s.io/api/discovery/v1"
+import (
+	"net/netip"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
 
 // lists are the endpoints that a port's traffic may go to, by policy.
 type lists struct {
 	cluster []Backend
 	local   []Backend
-	any     bool // there is a usable endpoint somewhere in the cluster (rule P06)
+	serving []netip.AddrPort // all that still answer, whatever the policies and hints say of new flows
+	any     bool             // there is a usable endpoint somewhere in the cluster (rule P06)
 }
 
 // pick returns the list of a traffic policy.
@@ -30,6 +35,11 @@ func categorise(endpoints []endpoint, node Node) lists {
 	l.local = choose(endpoints, endpoint.isReady, endpoint.isLocal)
 	if len(l.local) == 0 {
 		l.local = choose(endpoints, endpoint.isFallback, endpoint.isLocal)
+	}
+	for _, e := range endpoints {
+		if e.ready || e.serving {
+			l.serving = append(l.serving, e.address)
+		}
 	}
 	l.any = len(l.cluster) > 0 // the hints leave at least one, or do not count
 	return l

@@ -188,7 +188,8 @@ type Service struct {
 	OutsideAlgorithm maps.Algorithm
 	AffinityTimeout  time.Duration // 0 is no affinity; else the client keeps its backend for so long (rule A01)
 	RemovedEndpoints RemovedEndpoints
-	Restricted       bool // of its clients, only Sources may use its LoadBalancer frontends (rule L04)
+	Serving          []netip.AddrPort // all endpoints that still answer, sorted; of services whose flows end with their endpoint
+	Restricted       bool             // of its clients, only Sources may use its LoadBalancer frontends (rule L04)
 	Sources          []netip.Prefix
 }
 
@@ -198,9 +199,13 @@ func (s Service) Equal(other Service) bool {
 		s.NoEndpoints == other.NoEndpoints && s.AffinityTimeout == other.AffinityTimeout && s.RemovedEndpoints == other.RemovedEndpoints &&
 		s.InsideAlgorithm == other.InsideAlgorithm && s.OutsideAlgorithm == other.OutsideAlgorithm &&
 		s.Restricted == other.Restricted && slices.Equal(s.Sources, other.Sources) &&
-		slices.Equal(s.Frontends, other.Frontends) &&
+		slices.Equal(s.Frontends, other.Frontends) && slices.Equal(s.Serving, other.Serving) &&
 		slices.Equal(s.Inside, other.Inside) && slices.Equal(s.Outside, other.Outside)
 }
+
+// EndsFlows tells whether flows, and sockets, end when their backend is none of Serving any more: those of UDP do (rule
+// D01), those of TCP where the Service asks for it.
+func (s Service) EndsFlows() bool { return s.ID.Protocol == UDP || s.RemovedEndpoints.End }
 
 // Problem is something an object asks for that is refused or set aside; the rest of the object works.
 type Problem struct {

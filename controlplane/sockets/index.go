@@ -50,8 +50,7 @@ func (i index) ends(protocol compile.Protocol, peer weirmaps.SocketPeer) (end bo
 		return protocol == compile.UDP, 0
 	}
 	backend := netip.AddrPortFrom(peer.Backend.Addr(), peer.BackendPort)
-	has := func(b compile.Backend) bool { return b.Address == backend }
-	if slices.ContainsFunc(service.Inside, has) || slices.ContainsFunc(service.Outside, has) {
+	if _, serves := slices.BinarySearchFunc(service.Serving, backend, netip.AddrPort.Compare); serves {
 		return false, 0
 	}
 	if protocol == compile.UDP {

@@ -42,7 +42,7 @@ func service(protocol compile.Protocol, removed compile.RemovedEndpoints, fronte
 		RemovedEndpoints: removed,
 	}
 	for _, backend := range backends {
-		s.Inside = append(s.Inside, compile.Backend{Address: netip.MustParseAddrPort(backend)})
+		s.Serving = append(s.Serving, netip.MustParseAddrPort(backend))
 	}
 	return s
 }

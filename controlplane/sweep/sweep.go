@@ -20,6 +20,14 @@ import (
 	"github.com/weir-lb/weir/maps"
 )
 
+const (
+	// leastPause is the shortest time between two sweeps,
+	leastPause = 100 * time.Millisecond
+	// busyShare as many times what the last one took, where that is longer: changes that come again and again shall not
+	// keep a CPU busy.
+	busyShare = 3
+)
+
 // Timeouts say how long a flow may be idle: neither side heard.
 type Timeouts struct {
 	Unanswered    time.Duration // no packet from the backend, or none from the client since
@@ -59,6 +67,7 @@ type Options struct {
 type Sweeper struct {
 	options Options
 	epoch   uint32
+	touched chan struct{} // holds a token when flows are to end
 }
 
 // New returns a sweeper, whose epochs go on from its predecessor's: they are compared with what is in the maps.
@@ -67,7 +76,15 @@ func New(options Options) (*Sweeper, error) {
 	if err := options.Set.SweepConfig.Lookup(uint32(0), &last); err != nil {
 		return nil, fmt.Errorf("read the last sweep's epoch: %w", err)
 	}
-	return &Sweeper{options: options, epoch: last.Epoch}, nil
+	return &Sweeper{options: options, epoch: last.Epoch, touched: make(chan struct{}, 1)}, nil
+}
+
+// Touch says that flows are to end, and that the maps say so: a sweep is due at once.
+func (s *Sweeper) Touch() {
+	select {
+	case s.touched <- struct{}{}:
+	default:
+	}
 }
 
 // Run sweeps until the context ends. A sweep that goes wrong is logged and tried again at the next interval.
@@ -79,12 +96,27 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
+		case <-s.touched:
 		}
+		start := time.Now()
 		if err := s.Once(ctx); err != nil && ctx.Err() == nil {
 			s.options.Log.Warn("sweep the flow tables", zap.Error(err))
 		}
-		timer.Reset(s.options.Interval)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(max(leastPause, busyShare*time.Since(start))):
+		}
+		timer.Reset(s.pause())
 	}
+}
+
+// pause returns how long it is until the next sweep, unless one is asked for.
+func (s *Sweeper) pause() time.Duration {
+	if wait, some := s.options.Applier.NextEnding(); some {
+		return min(s.options.Interval, wait)
+	}
+	return s.options.Interval
 }
 
 // Once makes one whole sweep. Embryos come first: a flow moves from there to the flow table, never back, so
@@ -95,7 +127,7 @@ func (s *Sweeper) Once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.configure(); err != nil {
+	if err := s.configure(sweep.Endings()); err != nil {
 		return err
 	}
 	if err := s.options.Set.PlantMilestones(); err != nil {
@@ -130,8 +162,8 @@ func (s *Sweeper) parts() []part {
 	}
 }
 
-// configure begins a new epoch, and tells the programs it and the timeouts in jiffies.
-func (s *Sweeper) configure() error {
+// configure begins a new epoch, and tells the programs it, the timeouts in jiffies, and whether flows are to end.
+func (s *Sweeper) configure(endings int) error {
 	s.epoch++
 	if s.epoch == 0 {
 		s.epoch++ // 0 is that of what was never named
@@ -148,6 +180,7 @@ func (s *Sweeper) configure() error {
 		TimeoutTcpClosed:     jiffies(timeouts.TCPClosed),
 		TimeoutUdp:           jiffies(timeouts.UDP),
 		TimeoutForeign:       jiffies(timeouts.Foreign),
+		Endings:              uint32(endings),
 	}
 	if err := s.options.Set.SweepConfig.Put(uint32(0), &settings); err != nil {
 		return fmt.Errorf("write the sweep's settings: %w", err)

@@ -119,7 +119,8 @@ func (b *bench) put(t testing.TB, table maps.FlowTable, n int, protocol uint8, a
 			continue
 		}
 		flow := maps.Flow{
-			To: entry.to, Action: action, Half: entry.kind, State: entry.half.state, Service: 5, Backend: 7,
+			Seal: entry.key.Seal(),
+			To:   entry.to, Action: action, Half: entry.kind, State: entry.half.state, Service: 5, Backend: 7, Generation: 9,
 			LastSeen: b.now - uint32(entry.half.idle*jiffiesPerSecond),
 		}
 		if err := table.Put(entry.key, flow); err != nil {
@@ -256,13 +257,13 @@ func TestLivingFlowsAreNoted(t *testing.T) {
 
 func TestRunEnds(t *testing.T) {
 	b := newBench(t, 1024)
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := b.sweeper.Run(ctx); err != nil {
 		t.Error(err)
 	}
 	if b.sweeper.epoch < 2 {
-		t.Errorf("%d sweeps in 100 ms", b.sweeper.epoch)
+		t.Errorf("%d sweeps in a second", b.sweeper.epoch)
 	}
 }
 

@@ -130,9 +130,6 @@ func (m *Model) visit(program Program, device *Device, frame []byte, result Resu
 	var why reason
 	v.parsed, why = parse(frame)
 	v.length = v.parsed.length
-	if why == icmp {
-		return v.icmpMessage(), nil
-	}
 	if why != understood {
 		v.leave(why)
 		return v.untouched(), nil
@@ -288,6 +285,14 @@ func (v *visit) refuse() Result {
 	if !v.tcp() {
 		v.counters.RejectUnreachable++
 		return v.answer(icmpError{type4: 3, code4: 3, type6: 1, code6: 4, from: v.tuple.to.Addr()})
+	}
+	return v.reject()
+}
+
+// reject answers a TCP segment with a reset; a reset is not answered.
+func (v *visit) reject() Result {
+	if v.program.XDP() {
+		return v.passUp()
 	}
 	if v.flags&tcpRST != 0 {
 		return Result{Verdict: Drop}

@@ -28,7 +28,10 @@ func (v *visit) nodeArrive() (Result, error) {
 
 // nodeTranslate is a packet of a known flow.
 func (v *visit) nodeTranslate(h *half) Result {
-	switch h.action {
+	if v.hasEnded(h) {
+		return v.reject()
+	}
+	switch h.action &^ maps.FlowEnded {
 	case maps.FlowForeign:
 		v.account(h)
 		v.countLeft(&v.counters.PassForeign)
@@ -300,7 +303,10 @@ func (v *visit) podSend() (Result, error) {
 }
 
 func (v *visit) podTranslate(h *half, known bool) Result {
-	back := h.action == maps.FlowReturn
+	if v.hasEnded(h) {
+		return v.reject()
+	}
+	back := h.action&^maps.FlowEnded == maps.FlowReturn
 	if !back && !h.forward() {
 		return v.untouched()
 	}

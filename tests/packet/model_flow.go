@@ -198,6 +198,11 @@ func (v *visit) track(h *half) {
 	}
 }
 
+// hasEnded tells whether the client is to be told that its backend has left: its own reset goes on.
+func (v *visit) hasEnded(h *half) bool {
+	return h.action&maps.FlowEnded != 0 && v.flags&tcpRST == 0
+}
+
 // carry accounts a packet to its service.
 func (v *visit) carry(h *half) {
 	traffic := v.trafficOf(h.service)

@@ -110,14 +110,17 @@ func reserve(world *World, model *Model, reserved Reserved) error {
 	return world.Reserve(reserved)
 }
 
-// disturb does, now and then, what happens beside the packets: an embryo is evicted, a flow swept, services
-// get other backends.
+// disturb does, now and then, what happens beside the packets: an embryo is evicted, a flow swept, or ended because its
+// backend is gone, services get other backends.
 func disturb(world *World, model *Model, g *Generator) error {
 	if g.one(50) {
 		return model.Evict(world, g)
 	}
 	if g.one(200) {
 		return model.Sweep(world, g)
+	}
+	if g.one(200) {
+		return model.End(world, g)
 	}
 	if !g.one(4000) {
 		return nil

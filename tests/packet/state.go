@@ -207,6 +207,43 @@ func (m *Model) Sweep(w *World, g *Generator) error {
 	return nil
 }
 
+// End does to an established TCP flow what a sweep does when its backend has left a Service that wants connections reset, if
+// the half it happens upon is of one.
+func (m *Model) End(w *World, g *Generator) error {
+	id, ok := m.someHalf(g)
+	if !ok {
+		return nil
+	}
+	return m.end(w, id)
+}
+
+func (m *Model) end(w *World, id flowID) error {
+	h := m.flows[id]
+	if h == nil || h.action == maps.FlowForeign || id.protocol != uint8(compile.TCP) {
+		return nil
+	}
+	for _, id := range []flowID{id, id.other(h.to)} {
+		h := m.flows[id]
+		if h == nil {
+			continue
+		}
+		h.state = maps.FlowClosed
+		if h.forward() {
+			h.action |= maps.FlowEnded
+		}
+		table, key := w.Maps.FlowTable(), flowKeyOf(id)
+		flow, err := table.Lookup(key)
+		if err == nil {
+			flow.Action, flow.State = h.action, h.state
+			err = table.Put(key, flow)
+		}
+		if err != nil {
+			return fmt.Errorf("end the half of %+v: %w", id, err)
+		}
+	}
+	return nil
+}
+
 // someHalf returns a half that there is or has been.
 func (m *Model) someHalf(g *Generator) (flowID, bool) {
 	if len(m.born) == 0 {
