@@ -6,6 +6,7 @@
 #include "cluster_ip.h"
 #include "packet.h"
 #include "stats.h"
+#include "straight.h"
 
 /* Only what would open a flow is refused: of another TCP packet, somebody else may know the connection. */
 static __always_inline int packet_unclaimed(struct packet *packet, struct device *device)
@@ -21,6 +22,8 @@ static __always_inline int packet_unclaimed(struct packet *packet, struct device
 		count(drop_unallocated);
 		return PACKET_DROP;
 	default:
+		if (packet_is_syn(packet))
+			straight_clear_way();
 		return PACKET_PASS;
 	}
 }

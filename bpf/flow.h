@@ -199,20 +199,28 @@ static __always_inline bool embryo_yields(const struct scratch *scratch)
 	return true;
 }
 
-/* Whether no established flow has the tuple, or one that is over and is taken away for it. */
-static __always_inline bool established_yields(const struct flow_key *reverse)
+/*
+ * Whether no established flow has the tuple scratch->reverse, or one that is over and is taken away for it. A global
+ * function, so that the verifier checks it once.
+ */
+__noinline int established_yields(void)
 {
-	struct flow *holder = flow_table_lookup(reverse);
-	struct flow_key other;
+	struct scratch *scratch = scratch_find();
+	struct flow_key *reverse, other = {};
+	struct flow *holder;
 
+	if (!scratch)
+		return 0;
+	reverse = &scratch->reverse;
+	holder = flow_table_lookup(reverse);
 	if (!holder)
-		return true;
+		return 1;
 	flow_other_key(&other, reverse, &holder->to);
 	if (holder->action == FLOW_FOREIGN || !flow_is_over(holder, &other))
-		return false;
+		return 0;
 	flow_table_delete(&other);
 	flow_table_delete(reverse);
-	return true;
+	return 1;
 }
 
 /*
@@ -233,7 +241,7 @@ __noinline int flow_claim(void)
 	if (bpf_map_update_elem(&embryos, reverse, half, BPF_NOEXIST) &&
 	    (!embryo_yields(scratch) || bpf_map_update_elem(&embryos, reverse, half, BPF_ANY)))
 		return 0;
-	if (established_yields(reverse))
+	if (established_yields())
 		return 1;
 	bpf_map_delete_elem(&embryos, reverse);
 	return 0;

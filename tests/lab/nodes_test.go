@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/tests/lab"
@@ -119,6 +120,26 @@ func TestSameBackendOnBothNodes(t *testing.T) {
 					t.Errorf("%s: the nodes pick different backends for %s: %v", to, local, servers)
 				}
 			}
+		}
+	})
+}
+
+// TestPortUsedStraightAndByNodePort connects from one port of a pod to the other node's NodePort, closes, and connects
+// to a ClusterIP, whose packets come to the other node straight to the same backend. The answers are not taken for the
+// first connection's.
+func TestPortUsedStraightAndByNodePort(t *testing.T) {
+	onTwoNodes(t, func(t *testing.T, c *cluster) {
+		s := c.serve(t, lab.AllKinds, c.Remote()[0])
+		for _, family := range families {
+			from := netip.AddrPortFrom(c.Toolbox.Addr(family), clientPort())
+			first := dial(t, c.Toolbox, compile.TCP, from, s.FrontendOn(c.Lab, c.Node2, compile.NodePort, family))
+			expectServer(t, askOn(t, first), s.Pods...)
+			if err := first.Close(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(1200 * time.Millisecond) // a second after its end a flow may lose its ports
+			second := dial(t, c.Toolbox, compile.TCP, from, s.Frontend(c.Lab, compile.ClusterIP, family))
+			expectServer(t, askOn(t, second), s.Pods...)
 		}
 	})
 }

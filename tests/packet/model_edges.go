@@ -144,17 +144,19 @@ func (v *visit) nodeUnclaimed() Result {
 // unclaimed is a packet to no frontend (rule C05).
 func (v *visit) unclaimed() Result {
 	to := v.tuple.to.Addr()
-	if v.tcp() && !v.opens() || !isHost(v.tuple.from.Addr()) || !isHost(to) || v.nodeAddrs[to] {
+	if v.tcp() && !v.opens() || !isHost(v.tuple.from.Addr()) || !isHost(to) {
 		return v.untouched()
 	}
-	switch v.reserved.use(to) {
-	case maps.ClusterIPAllocated:
+	use := v.reserved.use(to)
+	switch {
+	case use == maps.ClusterIPAllocated && !v.nodeAddrs[to]:
 		return v.refuse()
-	case maps.ClusterIPUnallocated:
+	case use == maps.ClusterIPUnallocated && !v.nodeAddrs[to]:
 		return v.drop(&v.counters.DropUnallocated)
-	default:
-		return v.untouched()
+	case v.tcp():
+		v.clearWay()
 	}
+	return v.untouched()
 }
 
 func (v *visit) noBackend(service *compile.Service) Result {

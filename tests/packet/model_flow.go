@@ -167,6 +167,26 @@ func (v *visit) over(id flowID, h *half) bool {
 	return closed || h.state == maps.FlowClosing && (peer == nil || peer.state == maps.FlowClosing)
 }
 
+// clearWay forgets the flow whose answers look like those to this packet, a SYN to no frontend, where it is over.
+func (v *visit) clearWay() {
+	reverse := v.id().other(v.tuple)
+	if holder := v.flows[reverse]; holder != nil && v.aged && v.over(reverse, holder) {
+		delete(v.flows, reverse.other(holder.to))
+		delete(v.flows, reverse)
+	}
+	embryo := v.embryos[reverse]
+	if embryo == nil || embryo.forward() {
+		return
+	}
+	other := reverse.other(embryo.to)
+	peer := v.embryos[other]
+	closing := embryo.state >= maps.FlowClosing || peer == nil || peer.state >= maps.FlowClosing
+	if closing || v.aged && embryo.state == maps.FlowUnanswered {
+		delete(v.embryos, other)
+		delete(v.embryos, reverse)
+	}
+}
+
 // claim takes the answers `reverse` for a flow, from another where need be.
 func (v *visit) claim(reverse, forward flowID, answers *half) {
 	if holder := v.embryos[reverse]; holder != nil && reverse.other(holder.to) != forward {
