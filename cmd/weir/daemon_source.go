@@ -48,7 +48,7 @@ func (d *daemon) makeKubernetes() error {
 	d.client = client
 	d.source = kubernetes.New(kubernetes.Options{
 		Client: client, Store: d.store, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName,
-		Advice: connection.Advice(), Log: d.log,
+		Pods: d.config.socketLB != "off", Advice: connection.Advice(), Log: d.log,
 	})
 	return nil
 }

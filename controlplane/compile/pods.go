@@ -9,9 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// labelSocketLB, as an annotation of a Pod or a label of its Namespace, says whether the Pod's sockets are served at the
+// LabelSocketLB, as an annotation of a Pod or a label of its Namespace, says whether the Pod's sockets are served at the
 // socket edge ("on") or its packets at the pod edge ("off"): service meshes and sandboxes want the latter.
-const labelSocketLB = "weir-lb.io/socket-lb"
+const LabelSocketLB = "weir-lb.io/socket-lb"
 
 // Pod is what must be known of a Pod of the node to tell its sockets from others.
 type Pod struct {
@@ -60,16 +60,16 @@ func podAddresses(pod *corev1.Pod) []netip.Addr {
 // the pod edge serves every pod.
 func leavesSockets(pod *corev1.Pod, namespace *corev1.Namespace, problems *problems) bool {
 	problems.object = fmt.Sprintf("Pod %s/%s", pod.Namespace, pod.Name)
-	value, given := pod.Annotations[labelSocketLB]
+	value, given := pod.Annotations[LabelSocketLB]
 	if !given && namespace != nil {
 		problems.object = "Namespace " + namespace.Name
-		value, given = namespace.Labels[labelSocketLB]
+		value, given = namespace.Labels[LabelSocketLB]
 	}
 	if !given || value == "on" {
 		return false
 	}
 	if value != "off" {
-		problems.add("PolicyUnknown", "%s %q is unknown and counts as off, so packets are served at the pod edge: use on or off", labelSocketLB, value)
+		problems.add("PolicyUnknown", "%s %q is unknown and counts as off, so packets are served at the pod edge: use on or off", LabelSocketLB, value)
 	}
 	return true
 }

@@ -18,12 +18,12 @@ func TestPods(t *testing.T) {
 			Status:     corev1.PodStatus{PodIP: "10.1.1.1", PodIPs: []corev1.PodIP{{IP: "10.1.1.1"}, {IP: "fd00::1"}}},
 		}
 		if annotation != "" {
-			p.Annotations = map[string]string{labelSocketLB: annotation}
+			p.Annotations = map[string]string{LabelSocketLB: annotation}
 		}
 		return p
 	}
 	namespaces := map[string]*corev1.Namespace{
-		"mesh": {ObjectMeta: metav1.ObjectMeta{Name: "mesh", Labels: map[string]string{labelSocketLB: "off"}}},
+		"mesh": {ObjectMeta: metav1.ObjectMeta{Name: "mesh", Labels: map[string]string{LabelSocketLB: "off"}}},
 	}
 	addresses := []netip.Addr{netip.MustParseAddr("10.1.1.1"), netip.MustParseAddr("fd00::1")}
 	elsewhere, done := newPod("elsewhere", "default", ""), newPod("done", "default", "")

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -58,6 +59,7 @@ type Registry struct {
 	cgroups map[string]uint64
 
 	mu       sync.Mutex
+	given    *[]compile.Pod // pods are these; nil before the first
 	pods     pods
 	touched  chan struct{}         // holds a token when devices have come
 	vips     map[netip.Addr]string // ClusterIPs, with their Services
@@ -90,9 +92,12 @@ func New(options Options) (*Registry, error) {
 // SetPods says which pods are on this node.
 func (r *Registry) SetPods(all []compile.Pod) {
 	r.mu.Lock()
-	r.pods = sortPods(all)
+	same := r.given != nil && reflect.DeepEqual(all, *r.given)
+	r.given, r.pods = &all, sortPods(all)
 	r.mu.Unlock()
-	wake(r.repod)
+	if !same { // Pods change all the time, in what does not matter here
+		wake(r.repod)
+	}
 }
 
 // SetClusterIPs says which addresses are ClusterIPs, and of which Services.

@@ -24,6 +24,8 @@ var (
 	endpointSlices = resource{"discovery.k8s.io", "endpointslices"}
 	nodes          = resource{"", "nodes"}
 	serviceCIDRs   = resource{"networking.k8s.io", "servicecidrs"}
+	pods           = resource{"", "pods"}
+	namespaces     = resource{"", "namespaces"}
 )
 
 // String returns the resource as kubectl names it.

@@ -34,6 +34,7 @@ type Options struct {
 	Store     *store.Store
 	NodeName  string
 	ProxyName string // see compile.Input
+	Pods      bool   // also those of the node, and the Namespaces that say something of them
 	Advice    string // what to do when the server cannot be reached
 	Log       *zap.Logger
 }
@@ -55,13 +56,20 @@ func New(options Options) *Source {
 	for _, r := range []resource{services, endpointSlices, nodes, serviceCIDRs} {
 		s.unlisted[r] = struct{}{}
 	}
+	if options.Pods {
+		s.unlisted[pods], s.unlisted[namespaces] = struct{}{}, struct{}{}
+	}
 	return s
 }
 
 // Run follows the server until the context ends.
 func (s *Source) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, r := range []*cache.Reflector{s.followServices(), s.followSlices(), s.followNode(ctx), s.followRanges()} {
+	reflectors := []*cache.Reflector{s.followServices(), s.followSlices(), s.followNode(ctx), s.followRanges()}
+	if s.options.Pods {
+		reflectors = append(reflectors, s.followPods(), s.followNamespaces())
+	}
+	for _, r := range reflectors {
 		group.Go(func() error { r.RunWithContext(ctx); return nil })
 	}
 	return group.Wait()
@@ -154,13 +162,13 @@ func (s *Source) listed(r resource) {
 
 // failed notes that a request has failed. Services are served without their Node, if its reading is forbidden: what is
 // lost are zone hints and primary addresses. So it is without ServiceCIDRs: what is lost is that packets to nobody's
-// ClusterIP are dropped.
+// ClusterIP are dropped; and without Pods and Namespaces: all are served at the socket edge.
 func (s *Source) failed(r resource, verb string, err error) {
 	if isOptional(r, err) {
 		s.listed(r)
 		return
 	}
-	if s.failures.note(r, verb, err) == reasonForbidden && (r == nodes || r == serviceCIDRs) {
+	if s.failures.note(r, verb, err) == reasonForbidden && r != services && r != endpointSlices {
 		s.listed(r)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -244,15 +245,56 @@ func TestC05_ServiceCIDRs(t *testing.T) {
 	}
 }
 
-// TestForbidden names verb and resource; only the node and the ServiceCIDRs can be done without.
+// TestPods follows the Pods of the node and the Namespaces with the label, where that is asked for.
+func TestPods(t *testing.T) {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "mesh", Name: "proxy", UID: "7", Annotations: map[string]string{compile.LabelSocketLB: "off"}},
+		Spec:       corev1.PodSpec{NodeName: "node1", Containers: []corev1.Container{{Name: "large"}}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.1.1.5", PodIPs: []corev1.PodIP{{IP: "10.1.1.5"}}},
+	}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "mesh", Labels: map[string]string{compile.LabelSocketLB: "on"}}}
+	w := newWorld(t, "", node("node1"), pod, namespace)
+	w.source = New(Options{Client: w.client, Store: w.store, NodeName: "node1", Pods: true, Log: zap.NewNop()})
+	w.run()
+	w.next()
+	<-w.store.PodsChanged()
+	got, byName := w.store.Pods()
+	want := pod.DeepCopy()
+	want.Spec.Containers = nil
+	if len(got) != 1 || byName["mesh"] == nil {
+		t.Fatalf("Pods %v, Namespaces %v", got, byName)
+	}
+	if diff := cmp.Diff(want, got[0]); diff != "" {
+		t.Error(diff)
+	}
+	for _, action := range w.client.Actions() {
+		list, is := action.(clienttesting.ListActionImpl)
+		if is && list.Resource.Resource == pods.name && list.ListRestrictions.Fields.String() != "spec.nodeName=node1" {
+			t.Errorf("Pods are listed by %s: those of all nodes are too many", list.ListRestrictions.Fields)
+		}
+		if is && list.Resource.Resource == namespaces.name && list.ListRestrictions.Labels.String() != compile.LabelSocketLB {
+			t.Errorf("Namespaces are listed by %s", list.ListRestrictions.Labels)
+		}
+	}
+
+	without := newWorld(t, "", node("node1"), pod, namespace)
+	without.run()
+	without.next()
+	if got, byName := without.store.Pods(); len(got)+len(byName) > 0 {
+		t.Errorf("Pods %v and Namespaces %v, where nobody has asked", got, byName)
+	}
+}
+
+// TestForbidden names verb and resource; only Services and their endpoints cannot be done without.
 func TestForbidden(t *testing.T) {
 	for _, test := range []struct {
 		resource resource
 		serves   bool
-	}{{services, false}, {endpointSlices, false}, {nodes, true}, {serviceCIDRs, true}} {
+	}{{services, false}, {endpointSlices, false}, {nodes, true}, {serviceCIDRs, true}, {pods, true}, {namespaces, true}} {
 		t.Run(test.resource.String(), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, "", service("web", "1"), slice("web"), node("node1"))
+			w.source = New(Options{Client: w.client, Store: w.store, NodeName: "node1", Pods: true, Log: zap.NewNop()})
 			w.client.PrependReactor("list", test.resource.name, func(clienttesting.Action) (bool, runtime.Object, error) {
 				gr := schema.GroupResource{Group: test.resource.group, Resource: test.resource.name}
 				return true, nil, apierrors.NewForbidden(gr, "", errors.New("no RBAC policy matched"))

@@ -39,6 +39,14 @@ func stripNode(n *corev1.Node) {
 	n.Status = corev1.NodeStatus{Addresses: n.Status.Addresses}
 }
 
+// stripPod leaves where a Pod is, its addresses and its annotations.
+func stripPod(p *corev1.Pod) {
+	stripMeta(&p.ObjectMeta)
+	p.Labels, p.OwnerReferences = nil, nil
+	p.Spec = corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork}
+	p.Status = corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}
+}
+
 func stripMeta(meta *metav1.ObjectMeta) {
 	meta.ManagedFields = nil
 	meta.Finalizers = nil
