@@ -8,6 +8,7 @@
  *
  *	flow_lookup()	the half of an established flow that a packet belongs to
  *	flow_lookup_embryo()	the half of one that is not established yet
+ *	flow_find()	either, for what is no packet of the flow itself
  *	flow_open()	a new pair of embryos
  *	flow_remove()	both halves
  *	flow_record_foreign()	a connection that only looks like ours
@@ -358,6 +359,16 @@ static __always_inline bool flow_lookup(struct packet *packet, struct flow_view 
 		return false;
 	}
 	return true;
+}
+
+/* The half that a key finds, established or not; the flow does not notice. */
+static __always_inline bool flow_find(const struct flow_key *key, struct flow_view *view)
+{
+	struct flow *flow = flow_table_lookup(key);
+
+	if (!flow)
+		flow = bpf_map_lookup_elem(&embryos, key);
+	return flow && flow_read(flow, key, view);
 }
 
 /*

@@ -8,28 +8,12 @@
 
 #include "checksum.h"
 #include "flow.h"
+#include "icmp_header.h"
 #include "scratch.h"
 
 #define ICMP_TTL 64
 /* Errors a CPU sends in a second at most (RFC 1812, 4.3.2.8). */
 #define ICMP_RATE 1000
-
-/* RFC 792 and RFC 4443: the two have the same first eight bytes. */
-struct icmp_header {
-	__u8 type;
-	__u8 code;
-	__u16 checksum;
-	__be32 rest;
-};
-
-#define ICMP_DEST_UNREACH 3
-#define ICMP_PORT_UNREACH 3
-#define ICMP_FRAG_NEEDED 4
-#define ICMP_TIME_EXCEEDED 11
-#define ICMPV6_DEST_UNREACH 1
-#define ICMPV6_PORT_UNREACH 4
-#define ICMPV6_PKT_TOOBIG 2
-#define ICMPV6_TIME_EXCEED 3
 
 static __always_inline bool icmp_within_rate(struct scratch *scratch)
 {

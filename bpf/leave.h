@@ -4,6 +4,7 @@
 #define WEIR_LEAVE_H
 
 #include "packet.h"
+#include "scratch.h"
 #include "stats.h"
 
 /*
@@ -16,8 +17,18 @@
 			count(name); \
 	} while (0)
 
-static __always_inline int packet_leave(enum parse_result result)
+/* A packet without ports. At tc an ICMP error about a packet of ours is looked for; XDP leaves that to tc. */
+static __always_inline int packet_leave_icmp(const struct packet *packet)
 {
+	if (PACKET_IS_XDP)
+		return PACKET_PASS;
+	return scratch_save(packet) ? PACKET_ICMP : PACKET_DROP;
+}
+
+static __always_inline int packet_leave(const struct packet *packet, enum parse_result result)
+{
+	if (result == PARSE_ICMP)
+		return packet_leave_icmp(packet);
 	if (result == PARSE_TRUNCATED || result == PARSE_MALFORMED)
 		count_left(pass_malformed);
 	else if (result == PARSE_FRAGMENT)

@@ -21,7 +21,7 @@ static __noinline int node_known(packet_context *context)
 		return PACKET_PASS;
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
 	if (parsed != PARSE_OK)
-		return packet_leave(parsed);
+		return packet_leave(&packet, parsed);
 	if (!packet_is_for(&packet, device)) {
 		count_left(pass_not_for_us);
 		return PACKET_PASS;

@@ -7,6 +7,7 @@
 
 #include "device.h"
 #include "flow.h"
+#include "icmp_quote.h"
 #include "leave.h"
 #include "nat.h"
 #include "route.h"
@@ -91,6 +92,32 @@ __noinline int depart_begin_scratch(packet_context *context)
 	return depart_foreign(&packet);
 }
 
+/* scratch->packet is ICMP: an error of a local backend, or of the node itself, about a client's packet? */
+__noinline int depart_icmp_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct packet packet = {}, quote = {};
+	struct flow_view view = {};
+	enum quote_result kind;
+	struct device *device;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	device = device_of_packet(context, packet.now);
+	if (!device)
+		return PACKET_PASS;
+	packet.ifindex = device_logical(device, packet_ifindex(context));
+	kind = quote_find(&packet, &quote, &view);
+	if (kind == QUOTE_REDIRECT)
+		return quote_drop_redirect();
+	if (kind == QUOTE_NONE || view.half != FLOW_HALF_REVERSE || view.action != FLOW_STACK)
+		return PACKET_PASS;
+	if (!quote_translate(&packet, &quote, &view, false))
+		return PACKET_DROP;
+	return depart_by(&packet, device, &view);
+}
+
 /* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
 static __noinline int depart_known(packet_context *context)
 {
@@ -103,7 +130,7 @@ static __noinline int depart_known(packet_context *context)
 		return PACKET_PASS;
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
 	if (parsed != PARSE_OK)
-		return packet_leave(parsed);
+		return packet_leave(&packet, parsed);
 	packet.ifindex = device_logical(device, packet_ifindex(context));
 	if (flow_lookup(&packet, &view))
 		return depart_answer(&packet, device, &view);
@@ -115,7 +142,9 @@ int node_egress(struct __sk_buff *context)
 {
 	int verdict = depart_known(context);
 
-	return verdict == PACKET_BEGINS ? depart_begin_scratch(context) : verdict;
+	if (verdict == PACKET_BEGINS)
+		return depart_begin_scratch(context);
+	return verdict == PACKET_ICMP ? depart_icmp_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

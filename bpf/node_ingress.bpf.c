@@ -4,14 +4,18 @@
 
 #include "reject.h"
 #include "node.h"
+#include "node_icmp.h"
 
 SEC("tc")
 int node_ingress(struct __sk_buff *context)
 {
+	int verdict;
+
 	/* A VLAN's packets are its own device's. */
 	if (context->vlan_present)
 		return PACKET_PASS;
-	return node_arrive(context);
+	verdict = node_arrive(context);
+	return verdict == PACKET_ICMP ? node_icmp_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -42,6 +42,7 @@
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_OFFSET_MASK 0x1fff
 #define IPV4_DONT_FRAGMENT 0x4000
+#define IPV6_OFFSET_MASK 0xfff8
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -66,14 +67,16 @@ struct packet {
 enum parse_result {
 	PARSE_OK = 0,
 	PARSE_NOT_OURS,	 /* not IP, or a protocol without ports */
+	PARSE_ICMP,	 /* ICMP or ICMPv6; the packet has its addresses */
 	PARSE_TRUNCATED, /* the data that can be read ends inside a header */
 	PARSE_MALFORMED, /* lengths or versions that contradict each other */
 	PARSE_FRAGMENT,
 	PARSE_EXTENSION, /* an IPv6 header chain too long or unknown */
 };
 
-/* No verdict: the packet is of no established flow, and lies in the scratch for whoever goes on with it. */
-#define PACKET_BEGINS 0x100
+/* No verdicts: the packet lies in the scratch for whoever goes on with it. */
+#define PACKET_BEGINS 0x100 /* it is of no established flow */
+#define PACKET_ICMP 0x101
 
 struct vlan_header {
 	__be16 tci;
@@ -87,6 +90,13 @@ struct extension_header {
 	__u8 routing_type;
 	__u8 routing_segments_left;
 	__u8 rest[4];
+};
+
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset; /* and, in the last bit, that more come */
+	__be32 id;
 };
 
 static __always_inline bool protocol_is_vlan(__be16 protocol)
@@ -135,15 +145,13 @@ static __always_inline enum parse_result parse_ipv4(struct cursor *cursor, struc
 		packet->length = available; /* BIG TCP: longer than the field can say */
 	if (packet->length > available || packet->length < header_length)
 		return PARSE_MALFORMED;
-	if (ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_OFFSET_MASK))
-		return PARSE_FRAGMENT;
 	packet->ttl = ip->ttl;
 	packet->key.protocol = ip->protocol;
 	address_set_ipv4(&packet->key.tuple.source, ip->saddr);
 	address_set_ipv4(&packet->key.tuple.destination, ip->daddr);
 	packet->transport_offset = packet->ip_offset + header_length;
 	cursor->position = (void *)ip + header_length;
-	return PARSE_OK;
+	return ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_OFFSET_MASK) ? PARSE_FRAGMENT : PARSE_OK;
 }
 
 /* Walks the extension headers before the transport header. `next` is the type of the first. */
@@ -229,6 +237,12 @@ static __always_inline enum parse_result parse_udp(struct cursor *cursor, struct
 	return PARSE_OK;
 }
 
+/* What ICMP is called in the packet's family. */
+static __always_inline __u8 packet_icmp_protocol(const struct packet *packet)
+{
+	return packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+}
+
 static __always_inline enum parse_result packet_parse_once(struct packet *packet, bool ethernet)
 {
 	struct cursor cursor = packet_cursor(packet->context);
@@ -254,7 +268,7 @@ static __always_inline enum parse_result packet_parse_once(struct packet *packet
 		return result;
 
 	if (packet->key.protocol != IPPROTO_TCP && packet->key.protocol != IPPROTO_UDP)
-		return PARSE_NOT_OURS;
+		return packet->key.protocol == packet_icmp_protocol(packet) ? PARSE_ICMP : PARSE_NOT_OURS;
 	header_length = packet->transport_offset - packet->ip_offset;
 	if (header_length > packet->length)
 		return PARSE_MALFORMED;

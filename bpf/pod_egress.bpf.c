@@ -4,6 +4,7 @@
 
 #include "device.h"
 #include "flow.h"
+#include "icmp_quote.h"
 #include "leave.h"
 #include "nat.h"
 
@@ -31,6 +32,25 @@ __noinline int pod_answer_scratch(packet_context *context)
 	return flow_lookup_embryo(&packet, &view) == FLOW_HIT ? pod_answer(&packet, &view) : PACKET_PASS;
 }
 
+/* scratch->packet is ICMP: an error about a packet of the pod to a frontend? */
+__noinline int pod_answer_icmp_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct packet packet = {}, quote = {};
+	struct flow_view view = {};
+	enum quote_result kind;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	kind = quote_find(&packet, &quote, &view);
+	if (kind == QUOTE_REDIRECT)
+		return quote_drop_redirect();
+	if (kind == QUOTE_NONE || view.half != FLOW_HALF_REVERSE || view.action != FLOW_STACK)
+		return PACKET_PASS;
+	return quote_translate(&packet, &quote, &view, false) ? PACKET_PASS : PACKET_DROP;
+}
+
 /* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
 static __noinline int pod_answer_known(packet_context *context)
 {
@@ -44,7 +64,7 @@ static __noinline int pod_answer_known(packet_context *context)
 	packet.key.edge = device->edge_id;
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
 	if (parsed != PARSE_OK)
-		return packet_leave(parsed);
+		return packet_leave(&packet, parsed);
 	if (flow_lookup(&packet, &view))
 		return pod_answer(&packet, &view);
 	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
@@ -55,7 +75,9 @@ int pod_egress(struct __sk_buff *context)
 {
 	int verdict = pod_answer_known(context);
 
-	return verdict == PACKET_BEGINS ? pod_answer_scratch(context) : verdict;
+	if (verdict == PACKET_BEGINS)
+		return pod_answer_scratch(context);
+	return verdict == PACKET_ICMP ? pod_answer_icmp_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -9,6 +9,7 @@
 #include "access_packet.h"
 #include "cluster_ip_packet.h"
 #include "device.h"
+#include "icmp_quote.h"
 #include "leave.h"
 #include "nat.h"
 #include "service.h"
@@ -148,6 +149,35 @@ __noinline int pod_begin_scratch(packet_context *context)
 	return pod_translate(&packet, device, &view);
 }
 
+/* scratch->packet is ICMP: an error about an answer that the pod, or a pod that reaches itself, has got? */
+__noinline int pod_icmp_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct packet packet = {}, quote = {};
+	struct flow_view view = {};
+	enum quote_result kind;
+	struct device *device;
+	bool back;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	device = device_of_packet(context, packet.now);
+	if (!device || !packet_is_for(&packet, device))
+		return PACKET_PASS;
+	kind = quote_find(&packet, &quote, &view);
+	if (kind == QUOTE_REDIRECT)
+		return quote_drop_redirect();
+	back = view.action == FLOW_RETURN;
+	if (kind == QUOTE_NONE || (!back && view.half == FLOW_HALF_REVERSE))
+		return PACKET_PASS;
+	if (back && packet.ttl <= 1)
+		return quote_drop_undeliverable();
+	if (!quote_translate(&packet, &quote, &view, back))
+		return PACKET_DROP;
+	return back ? packet_return(&packet, device) : PACKET_PASS;
+}
+
 /* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
 static __noinline int pod_known(packet_context *context)
 {
@@ -161,7 +191,7 @@ static __noinline int pod_known(packet_context *context)
 	packet.key.edge = device->edge_id;
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
 	if (parsed != PARSE_OK)
-		return packet_leave(parsed);
+		return packet_leave(&packet, parsed);
 	if (!packet_is_for(&packet, device)) {
 		count_left(pass_not_for_us);
 		return PACKET_PASS;
@@ -177,7 +207,9 @@ int pod_ingress(struct __sk_buff *context)
 {
 	int verdict = pod_known(context);
 
-	return verdict == PACKET_BEGINS ? pod_begin_scratch(context) : verdict;
+	if (verdict == PACKET_BEGINS)
+		return pod_begin_scratch(context);
+	return verdict == PACKET_ICMP ? pod_icmp_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

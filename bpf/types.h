@@ -368,6 +368,8 @@ struct packet_counters {
 	__u64 drop_stale_backend;	 /* a slot named an unused backend */
 	__u64 drop_rewrite_failed;	 /* the kernel refused a checksum or header update */
 	__u64 drop_no_hairpin_address;	 /* a pod reached itself, and its link has no node address */
+	__u64 drop_icmp_redirect;	 /* about a packet of a flow: it would name a backend's MAC, or a VIP's */
+	__u64 drop_icmp_undeliverable;	 /* an ICMP error about a flow: no route, or too long for it, or expired */
 	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */
 	__u64 drop_unallocated;		 /* to an address of a ServiceCIDR that no Service has */
 	__u64 refuse_no_endpoint;	 /* at the socket edge: ECONNREFUSED */
@@ -395,6 +397,7 @@ struct packet_counters {
 	__u64 flow_established;
 	__u64 flow_foreign;	    /* foreign flows recorded */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
+	__u64 icmp_translated;	    /* ICMP errors about packets of flows, sent on to whom they are for */
 	__u64 socket_translated;    /* connect() and first sends to a frontend */
 	__u64 affinity_new;	    /* a client that was not known, or has been evicted, has got a backend */
 	__u64 affinity_kept;	    /* a client's new flow has gone where the last one went */

@@ -102,7 +102,7 @@ func FuzzPackets(f *testing.F) {
 }
 
 // seedStories are what the tests tell: flows to local and remote backends, from pods and to themselves, foreign
-// ones, refusals.
+// ones, refusals, errors.
 func seedStories(family compile.Family, protocol compile.Protocol) []story {
 	hosts := NewHosts()
 	at := func(host Pair, port uint16) netip.AddrPort { return host.Port(family, port) }
@@ -127,10 +127,19 @@ func seedStories(family compile.Family, protocol compile.Protocol) []story {
 	remote := frame(at(hosts.Client, 61500), at(hosts.NodeEth0, nodePortBase+servicePortBase+2), 1)
 	hairpin := frame(at(hosts.Pod, 61500), at(hosts.ClusterIP, servicePortBase+3), 0x10)
 	refused := frame(at(hosts.Client, 1), at(hosts.External, servicePortBase+14), 1)
-	var foreign, refusal story
+	var foreign, refusal, quoting story
 	out := frame(at(hosts.NodeEth0, nodePortBase+servicePortBase), at(hosts.Remote, 443), 1)
 	foreign.add(fuzzEgress, out.Bytes())
 	foreign.add(fuzzXDP, out.answer(gatewayMAC(), mac(1)).Bytes())
+	about := remote.translated(at(hosts.NodeEth0, 61500), at(hosts.Remote, 8002))
+	tooBig := ErrorFrame{
+		SourceMAC: gatewayMAC(), DestinationMAC: mac(1), From: hosts.Gateway.Of(family), To: about.From.Addr(),
+		Message: TooBig, Rest: 1400, TTL: 64, Quote: quoteOf(about, 80),
+	}
+	quoting.add(fuzzIngress, remote.Bytes())
+	quoting.add(fuzzIngress, tooBig.Bytes())
+	tooBig.Message = Redirected
+	quoting.add(fuzzIngress, tooBig.Bytes())
 	refusal.add(fuzzXDP, refused.Bytes())
 	refusal.add(fuzzPodIngress, hairpin.Bytes())
 	return []story{
@@ -139,6 +148,6 @@ func seedStories(family compile.Family, protocol compile.Protocol) []story {
 		talk(fuzzIngress, fuzzIngress, remote, remote.translated(at(hosts.NodeEth0, 61500), at(hosts.Remote, 8002)), 1, 1),
 		talk(fuzzPodIngress, fuzzPodIngress, hairpin,
 			hairpin.translated(at(hosts.PodGateway, 61500), at(hosts.Pod, 8003)), 0x10, 0x10),
-		foreign, refusal,
+		foreign, refusal, quoting,
 	}
 }

@@ -104,13 +104,44 @@ func choose[T any](g *Generator, from ...T) T { return from[g.rand.IntN(len(from
 func (g *Generator) Next() Arrival {
 	var arrival Arrival
 	var frame Frame
-	if len(g.model.born) > 0 && !g.one(3) {
+	switch {
+	case len(g.model.born) > 0 && g.one(12):
+		arrival = g.quoting()
+		arrival.Packet = g.bend(arrival.Packet)
+		return arrival
+	case len(g.model.born) > 0 && !g.one(3):
 		arrival, frame = g.known()
-	} else {
+	default:
 		arrival, frame = g.fresh()
 	}
 	g.vary(&frame)
-	arrival.Packet = g.bend(frame)
+	arrival.Packet = g.bend(frame.Bytes())
+	return arrival
+}
+
+// quoting returns an ICMP error about a packet of a flow, or something like it, where packets of the flow appear.
+func (g *Generator) quoting() Arrival {
+	arrival, about := g.known()
+	g.vary(&about)
+	about.From, about.To = about.To, about.From // it went the other way than the error does
+	family := compile.IPv4
+	if about.ipv6() {
+		family = compile.IPv6
+	}
+	about.SourceMAC, about.DestinationMAC, about.VLANs = gatewayMAC(), gatewayMAC(), nil
+	packet := about.Bytes()[14:]
+	frame := ErrorFrame{
+		SourceMAC: gatewayMAC(), DestinationMAC: arrival.Device.MAC, TTL: choose[uint8](g, 1, 2, 64, 64, 255),
+		From:    choose(g, about.To.Addr(), g.hosts.Gateway.Of(family), g.nodeAddress(family)),
+		To:      about.From.Addr(),
+		Message: choose(g, TooBig, TooBig, PortUnreachable, TimeExceeded, BadParameter, Redirected, EchoRequest),
+		Rest:    g.rand.Uint32N(1500),
+		Quote:   packet[:min(len(packet), choose(g, 28, 48, 80, 200, 500, g.rand.IntN(600)))],
+	}
+	if g.one(20) {
+		frame.To = g.nodeAddress(family)
+	}
+	arrival.Packet = frame.Bytes()
 	return arrival
 }
 
@@ -255,9 +286,8 @@ func (g *Generator) extensions() []Extension {
 	return chain
 }
 
-// bend makes bytes of a packet, and changes some that shall be noticed or not.
-func (g *Generator) bend(f Frame) []byte {
-	packet := f.Bytes()
+// bend changes some bytes that shall be noticed or not.
+func (g *Generator) bend(packet []byte) []byte {
 	switch g.rand.IntN(16) {
 	case 0: // any bytes
 		for range 1 + g.rand.IntN(4) {

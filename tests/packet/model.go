@@ -130,6 +130,9 @@ func (m *Model) visit(program Program, device *Device, frame []byte, result Resu
 	var why reason
 	v.parsed, why = parse(frame)
 	v.length = v.parsed.length
+	if why == icmp {
+		return v.icmpMessage(), nil
+	}
 	if why != understood {
 		v.leave(why)
 		return v.untouched(), nil

@@ -30,14 +30,17 @@ type reason int
 const (
 	understood reason = iota
 	notOurs           // not IP, or a protocol without ports
+	icmp              // ICMP or ICMPv6, in its family
 	malformed
 	fragment
 	extension
 )
 
 const (
-	protocolTCP = 6
-	protocolUDP = 17
+	protocolICMP   = 1
+	protocolTCP    = 6
+	protocolUDP    = 17
+	protocolICMPv6 = 58
 
 	tcpFIN = 1
 	tcpSYN = 2
@@ -74,6 +77,9 @@ func parse(frame []byte) (parsed, reason) {
 	if why != understood {
 		return p, why
 	}
+	if p.protocol == p.icmpProtocol() {
+		return p, icmp
+	}
 	if p.protocol != protocolTCP && p.protocol != protocolUDP {
 		return p, notOurs
 	}
@@ -82,6 +88,14 @@ func parse(frame []byte) (parsed, reason) {
 		return p, malformed
 	}
 	return p, p.parseTransport(frame[p.transport:][:rest])
+}
+
+// icmpProtocol is what ICMP is called in the packet's family.
+func (p *parsed) icmpProtocol() uint8 {
+	if p.ipv6 {
+		return protocolICMPv6
+	}
+	return protocolICMP
 }
 
 // parseEthernet returns the protocol behind the tags.
@@ -111,13 +125,13 @@ func (p *parsed) parseIPv4(ip []byte) reason {
 	if ip[0]>>4 != 4 || header < 20 || p.length < header || p.length > len(ip) {
 		return malformed
 	}
-	if binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 { // more fragments, or an offset
-		return fragment
-	}
 	p.ttl, p.protocol = ip[8], ip[9]
 	p.tuple.from = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[12:])), 0)
 	p.tuple.to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[16:])), 0)
 	p.transport = p.ip + header
+	if binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 { // more fragments, or an offset
+		return fragment
+	}
 	return understood
 }
 
@@ -147,6 +161,7 @@ func (p *parsed) parseExtensions(ip []byte) reason {
 			return extension
 		}
 		if next == 44 {
+			p.transport = p.ip + offset
 			return fragment
 		}
 		if offset+8 > len(ip) {
@@ -178,7 +193,11 @@ func (p *parsed) parseTransport(segment []byte) reason {
 			return malformed
 		}
 	}
+	p.readPorts(segment)
+	return understood
+}
+
+func (p *parsed) readPorts(segment []byte) {
 	p.tuple.from = netip.AddrPortFrom(p.tuple.from.Addr(), binary.BigEndian.Uint16(segment))
 	p.tuple.to = netip.AddrPortFrom(p.tuple.to.Addr(), binary.BigEndian.Uint16(segment[2:]))
-	return understood
 }

@@ -180,11 +180,6 @@ func TestFragments(t *testing.T) {
 	}
 }
 
-func setHeaderChecksum(ip []byte) {
-	ip[10], ip[11] = 0, 0
-	binary.BigEndian.PutUint16(ip[10:], internetChecksum(ip))
-}
-
 // Other protocols are left alone, and nobody counts them.
 func TestOtherProtocols(t *testing.T) {
 	for name, protocol := range map[string]byte{

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * ICMP errors about packets of flows, sent by somebody on their way: a router for which they are too big, a host
+ * whose port is closed. An error quotes the packet as it was there, translated, and goes to where that came from.
+ * So the quoted tuple turned around is the key of a half, and the error travels as that half's packets do: it gets
+ * their addresses, and its quote becomes what the receiver had sent.
+ *
+ * The source of the error changes where that of the half's packets does, whoever the sender is, as with conntrack
+ * (nf_nat_icmp_reply_translation): whom answers reach from the VIP, errors do.
+ *
+ * At tc alone; XDP passes ICMP up.
+ */
+#ifndef WEIR_ICMP_QUOTE_H
+#define WEIR_ICMP_QUOTE_H
+
+#include "checksum.h"
+#include "flow.h"
+#include "icmp_header.h"
+#include "nat.h"
+
+/* A quote is cut: what its length field says is not what is there. */
+#define QUOTE_ANY_LENGTH 0x1ffff
+
+/* Of the transport header; routers quote no less (RFC 792). */
+#define QUOTE_TRANSPORT_MIN 8
+
+/* Options of an ICMPv6 redirect that are looked at for the quote. */
+#define REDIRECT_OPTIONS_MAX 3
+#define REDIRECT_OPTION_PACKET 4 /* the Redirected Header, RFC 4861, 4.6.3 */
+
+enum quote_result {
+	QUOTE_NONE = 0, /* no error, or about no packet of ours */
+	QUOTE_ERROR,
+	QUOTE_REDIRECT,
+};
+
+/* The ICMPv6 redirect behind its first eight bytes. */
+struct redirect_header {
+	struct in6_addr target;
+	struct in6_addr destination;
+};
+
+struct redirect_option {
+	__u8 type;
+	__u8 length; /* in 8 bytes */
+	__u8 rest[6];
+};
+
+static __always_inline enum quote_result quote_kind(const struct packet *packet, __u8 type)
+{
+	if (packet->ipv6) {
+		if (type == ICMPV6_REDIRECT)
+			return QUOTE_REDIRECT;
+		return type < ICMPV6_INFORMATIONAL ? QUOTE_ERROR : QUOTE_NONE;
+	}
+	switch (type) {
+	case ICMP_REDIRECT:
+		return QUOTE_REDIRECT;
+	case ICMP_DEST_UNREACH:
+	case ICMP_SOURCE_QUENCH:
+	case ICMP_TIME_EXCEEDED:
+	case ICMP_PARAMETER_PROBLEM:
+		return QUOTE_ERROR;
+	default:
+		return QUOTE_NONE;
+	}
+}
+
+/* Moves the cursor to the packet that an ICMPv6 redirect quotes. False: there is none. */
+static __always_inline bool quote_redirected(struct cursor *cursor)
+{
+	struct redirect_option *option;
+	int i;
+
+	if (!cursor_take(cursor, sizeof(struct redirect_header)))
+		return false;
+	for (i = 0; i < REDIRECT_OPTIONS_MAX; i++) {
+		option = cursor_take(cursor, sizeof(*option));
+		if (!option || !option->length)
+			return false;
+		if (option->type == REDIRECT_OPTION_PACKET)
+			return true;
+		cursor->position += (option->length - 1) * 8;
+	}
+	return false;
+}
+
+/* The first fragment of a datagram has the transport header; no other can be told whose it is. */
+static __always_inline enum parse_result quote_parse_fragment(struct cursor *cursor, struct packet *quote)
+{
+	struct fragment_header *fragment;
+	struct iphdr *ip;
+
+	if (!quote->ipv6) {
+		ip = packet_at(quote, quote->ip_offset, sizeof(*ip));
+		return ip && !(ip->frag_off & bpf_htons(IPV4_OFFSET_MASK)) ? PARSE_OK : PARSE_FRAGMENT;
+	}
+	fragment = cursor_take(cursor, sizeof(*fragment));
+	if (!fragment)
+		return PARSE_TRUNCATED;
+	if (fragment->offset & bpf_htons(IPV6_OFFSET_MASK))
+		return PARSE_FRAGMENT;
+	quote->key.protocol = fragment->next;
+	quote->transport_offset += sizeof(*fragment);
+	return PARSE_OK;
+}
+
+/* Reads the quoted transport header, as much as there is of it and of what is rewritten. `end` of the IP packet. */
+static __always_inline enum parse_result quote_parse_transport(struct packet *quote, __u32 end)
+{
+	__u32 present, wanted = quote->key.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+	__be32 *ports;
+
+	if (quote->key.protocol != IPPROTO_TCP && quote->key.protocol != IPPROTO_UDP)
+		return PARSE_NOT_OURS;
+	if (quote->transport_offset + QUOTE_TRANSPORT_MIN > end)
+		return PARSE_MALFORMED;
+	present = end - quote->transport_offset;
+	quote->transport_length = present < wanted ? QUOTE_TRANSPORT_MIN : wanted;
+	ports = packet_at(quote, quote->transport_offset, sizeof(struct tcphdr));
+	if (!ports && quote->transport_length > QUOTE_TRANSPORT_MIN)
+		return PARSE_TRUNCATED;
+	if (!ports)
+		ports = packet_at(quote, quote->transport_offset, QUOTE_TRANSPORT_MIN);
+	if (!ports)
+		return PARSE_TRUNCATED;
+	tuple_set_ports(&quote->key.tuple, *ports);
+	return PARSE_OK;
+}
+
+/* Fills in `quote` as the packet that `packet` quotes, and says what that is about. */
+static __always_inline enum parse_result quote_parse_once(const struct packet *packet, struct packet *quote,
+							  enum quote_result *kind)
+{
+	struct cursor cursor = packet_cursor(packet->context);
+	void *start = cursor.position;
+	struct icmp_header *icmp;
+	enum parse_result result;
+
+	cursor.position += packet->transport_offset & PACKET_OFFSET_MASK;
+	icmp = cursor_take(&cursor, sizeof(*icmp));
+	if (!icmp)
+		return PARSE_TRUNCATED;
+	*kind = quote_kind(packet, icmp->type);
+	if (*kind == QUOTE_NONE || (*kind == QUOTE_REDIRECT && packet->ipv6 && !quote_redirected(&cursor)))
+		return PARSE_NOT_OURS;
+	quote->ip_offset = cursor.position - start;
+	quote->ipv6 = false;
+	result = packet->ipv6 ? parse_ipv6(&cursor, quote, QUOTE_ANY_LENGTH)
+			      : parse_ipv4(&cursor, quote, QUOTE_ANY_LENGTH);
+	if (result == PARSE_FRAGMENT)
+		result = quote_parse_fragment(&cursor, quote);
+	if (result != PARSE_OK)
+		return result;
+	return quote_parse_transport(quote, packet->ip_offset + packet->length);
+}
+
+static __always_inline enum parse_result quote_parse(const struct packet *packet, struct packet *quote,
+						     enum quote_result *kind)
+{
+	enum parse_result result = quote_parse_once(packet, quote, kind);
+
+	if (result == PARSE_TRUNCATED && packet_make_linear(packet->context))
+		result = quote_parse_once(packet, quote, kind);
+	return result;
+}
+
+/*
+ * What an ICMP packet quotes, and the half that it travels with. An error that goes elsewhere than where the quoted
+ * packet came from is forged, or somebody else has translated it.
+ */
+static __always_inline enum quote_result quote_find(const struct packet *packet, struct packet *quote,
+						    struct flow_view *view)
+{
+	enum quote_result kind;
+	struct flow_key key;
+
+	quote->context = packet->context;
+	quote->key.edge = packet->key.edge;
+	if (quote_parse(packet, quote, &kind) != PARSE_OK ||
+	    !address_equal(&packet->key.tuple.destination, &quote->key.tuple.source))
+		return QUOTE_NONE;
+	flow_other_key(&key, &quote->key, &quote->key.tuple);
+	if (!flow_find(&key, view) || view->action == FLOW_FOREIGN)
+		return QUOTE_NONE;
+	view->action &= ~FLOW_ENDED; /* the client hears of that with its next packet */
+	return kind;
+}
+
+/* The checksum in a quoted transport header; NULL: the quote ends before it, or there is none. */
+static __always_inline __u16 *quote_checksum(const struct packet *quote)
+{
+	__u16 *field;
+
+	if (quote->key.protocol == IPPROTO_UDP) {
+		field = packet_at(quote, quote->transport_offset + __builtin_offsetof(struct udphdr, check),
+				  sizeof(*field));
+		return field && *field ? field : NULL;
+	}
+	if (quote->transport_length < sizeof(struct tcphdr))
+		return NULL;
+	return packet_at(quote, quote->transport_offset + __builtin_offsetof(struct tcphdr, check), sizeof(*field));
+}
+
+/* Gives the quoted packet another tuple. The sum of the quote grows by *delta. */
+static __always_inline bool quote_rewrite(struct packet *quote, const struct tuple *to, __u64 *delta)
+{
+	const struct tuple *from = &quote->key.tuple;
+	__u32 address_delta = checksum_sum(checksum_delta_address(&from->source, &to->source, quote->ipv6) +
+					   checksum_delta_address(&from->destination, &to->destination, quote->ipv6));
+	__u32 port_delta = checksum_sum(checksum_delta(tuple_ports(from), tuple_ports(to)));
+	__u16 *field = quote_checksum(quote), before;
+
+	*delta = port_delta;
+	if (field) {
+		before = *field;
+		*field = checksum_apply(before, checksum_sum((__u64)address_delta + port_delta));
+		if (!*field && quote->key.protocol == IPPROTO_UDP)
+			*field = 0xffff;
+		*delta += checksum_delta(before, *field);
+	}
+	if (!nat_write_ports(quote, to))
+		return false;
+	/* What the addresses add to the sum of an IPv4 header, its own checksum takes away. */
+	if (!quote->ipv6)
+		return nat_write_ipv4(quote, to, address_delta, false);
+	*delta += address_delta;
+	return nat_write_ipv6(quote, to, false);
+}
+
+/* Gives the error itself another source and destination, where its quote has grown by `delta`. */
+static __always_inline bool quote_rewrite_error(struct packet *packet, const struct tuple *to, __u64 delta,
+						bool forward)
+{
+	const struct tuple *from = &packet->key.tuple;
+	__u32 address_delta =
+		checksum_sum(checksum_delta_address(&from->source, &to->source, packet->ipv6) +
+			     checksum_delta_address(&from->destination, &to->destination, packet->ipv6));
+	struct icmp_header *icmp = packet_at(packet, packet->transport_offset, sizeof(*icmp));
+
+	if (!icmp)
+		return false;
+	if (packet->ipv6)
+		delta += address_delta; /* they are in the pseudo header, RFC 4443, 2.3 */
+	icmp->checksum = checksum_apply(icmp->checksum, checksum_sum(delta));
+	return packet->ipv6 ? nat_write_ipv6(packet, to, forward)
+			    : nat_write_ipv4(packet, to, address_delta, forward);
+}
+
+/* Where an error goes that travels with a half, and whom it comes from. */
+static __always_inline void quote_error_target(struct tuple *to, const struct packet *packet,
+					       const struct packet *quote, const struct flow_view *view)
+{
+	bool translated = !address_equal(&view->to.source, &quote->key.tuple.destination);
+
+	to->source = translated ? view->to.source : packet->key.tuple.source;
+	to->destination = view->to.destination;
+	to->source_port = 0;
+	to->destination_port = 0;
+}
+
+/*
+ * Makes the error one about what its receiver has sent. `forward`: this node is a router on its way. False: it must
+ * be dropped.
+ */
+static __always_inline bool quote_translate(struct packet *packet, struct packet *quote, const struct flow_view *view,
+					    bool forward)
+{
+	struct tuple to, quoted;
+	__u64 delta;
+
+	quote_error_target(&to, packet, quote, view);
+	tuple_reverse(&quoted, &view->to);
+	if (!quote_rewrite(quote, &quoted, &delta) || !quote_rewrite_error(packet, &to, delta, forward)) {
+		count(drop_rewrite_failed);
+		return false;
+	}
+	count(icmp_translated);
+	return true;
+}
+
+/* Sent on, a redirect would tell of the MAC of a backend as that of the VIP, or the other way around. */
+static __always_inline int quote_drop_redirect(void)
+{
+	count(drop_icmp_redirect);
+	return PACKET_DROP;
+}
+
+/* An error is not answered by another. */
+static __always_inline int quote_drop_undeliverable(void)
+{
+	count(drop_icmp_undeliverable);
+	return PACKET_DROP;
+}
+
+#endif
