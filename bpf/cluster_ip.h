@@ -10,8 +10,6 @@
 #include "frontend.h"
 #include "socket_lookup.h"
 
-#define CLUSTER_IP_PREFIX_MAX 128
-
 static __always_inline bool address_is_within(const struct address *address, const struct address_bounds *bounds)
 {
 	return address_compare(&bounds->low, address) <= 0 && address_compare(address, &bounds->high) <= 0;
@@ -23,7 +21,7 @@ static __always_inline bool address_is_within(const struct address *address, con
  */
 static __always_inline __u32 cluster_ip_find(const struct address *address)
 {
-	struct cluster_ip_key key = { .prefix_length = CLUSTER_IP_PREFIX_MAX };
+	struct prefix_key key = { .prefix_length = ADDRESS_PREFIX_MAX };
 	__u32 family = !address_is_ipv4(address);
 	struct address_bounds *bounds = bpf_map_lookup_elem(&cluster_bounds, &family);
 	enum cluster_ip_use *use;

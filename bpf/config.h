@@ -27,6 +27,9 @@ const volatile __u32 jiffies_per_second = 1000;
 /* For how long, in jiffies, the programs believe what they have looked up of devices and routes. */
 #define BELIEVE_JIFFIES (jiffies_per_second / 16)
 
+/* At the node edge, what comes from an address in `inside_sources` counts as inside (detectLocalMode). */
+const volatile __u8 inside_by_source = 0;
+
 /* The kernel knows BPF_F_IPV6: without it CHECKSUM_COMPLETE is corrupted when IPv6 addresses change. */
 const volatile __u8 csum_ipv6_flag = 0;
 

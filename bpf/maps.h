@@ -64,7 +64,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct cluster_ip_key);
+	__type(key, struct prefix_key);
 	__type(value, enum cluster_ip_use);
 	__uint(max_entries, 131072);
 } cluster_ips SEC(".maps");
@@ -80,6 +80,19 @@ struct {
 	__type(value, struct address_bounds);
 	__uint(max_entries, 2);
 } cluster_bounds SEC(".maps");
+
+/*
+ * Whose packets count as inside, though they arrive at the node edge: addresses of pods, of this node or others, as
+ * detectLocalMode says. Written by the agent; read by programs when a flow is born there, and the mode goes by
+ * sources. An entry lives as long as the prefix is configured, or the Node's.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_key);
+	__type(value, __u32);
+	__uint(max_entries, 64);
+} inside_sources SEC(".maps");
 
 /*
  * The arena of selection tables. Written by the agent as memory (it maps the array), only in ranges that

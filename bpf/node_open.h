@@ -10,6 +10,7 @@
 #include "cluster_ip_packet.h"
 #include "node_translate.h"
 #include "service.h"
+#include "side.h"
 #include "snat.h"
 
 /*
@@ -82,7 +83,7 @@ static __always_inline int node_no_backend(struct packet *packet, struct device 
 static __always_inline bool node_open(struct packet *packet, struct device *device, const struct service *service,
 				      struct flow_view *view)
 {
-	__u32 index = service_pick(packet, service, SIDE_OUTSIDE);
+	__u32 index = service_pick(packet, service, packet_side(packet, device));
 	struct backend *backend;
 	struct birth *birth;
 

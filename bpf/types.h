@@ -24,6 +24,14 @@ struct address {
 	__u8 bytes[16];
 } __attribute__((aligned(4)));
 
+/* Addresses that begin alike, in a longest prefix match. */
+struct prefix_key {
+	__u32 prefix_length; /* in bits */
+	struct address address;
+};
+
+#define ADDRESS_PREFIX_MAX 128
+
 /* ---- frontends ---- */
 
 struct frontend_key {
@@ -118,11 +126,6 @@ enum cluster_ip_use {
 	CLUSTER_IP_UNALLOCATED = 1, /* of a ServiceCIDR, and no Service has it: dropped */
 	CLUSTER_IP_ALLOCATED = 2,   /* a ClusterIP, which has no such port: rejected */
 	CLUSTER_IP_LEFT = 3,	    /* also an external address, or served by another proxy: left alone */
-};
-
-struct cluster_ip_key {
-	__u32 prefix_length; /* in bits */
-	struct address address;
 };
 
 /* Of one family: no address outside of these is in cluster_ips. Grows with it, and is never smaller than it. */
@@ -329,6 +332,7 @@ enum edge_kind {
 
 #define DEVICE_NO_ETHERNET (1U << 0) /* packets start at the IP header (tun, wireguard, ipip) */
 #define DEVICE_TO_PODS (1U << 1)     /* what the stack sends out here goes to this node's pods */
+#define DEVICE_INSIDE (1U << 2)	     /* what arrives here counts as inside (detectLocalMode) */
 
 struct device {
 	enum edge_kind edge;

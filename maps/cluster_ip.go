@@ -7,24 +7,6 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// ClusterIPKeyOf returns the key of a prefix in map cluster_ips.
-func ClusterIPKeyOf(prefix netip.Prefix) ClusterIPKey {
-	bits := prefix.Bits()
-	if prefix.Addr().Is4() {
-		bits += mappedBits
-	}
-	return ClusterIPKey{PrefixLength: uint32(bits), Address: AddressOf(prefix.Masked().Addr())}
-}
-
-// Prefix returns the prefix of a key; one that is not within a family is read as IPv6.
-func (k bpfClusterIpKey) Prefix() netip.Prefix {
-	bits, address := int(k.PrefixLength), k.Address.Addr()
-	if address.Is4() && bits >= mappedBits {
-		return netip.PrefixFrom(address, bits-mappedBits)
-	}
-	return netip.PrefixFrom(netip.AddrFrom16(k.Address.Bytes), bits)
-}
-
 // Bounds are the first and the last address of what map cluster_ips has of one family. The zero ones have none.
 type Bounds struct{ Low, High netip.Addr }
 

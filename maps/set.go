@@ -38,6 +38,7 @@ type Set struct {
 	FlowsIPv4     *ebpf.Map `ebpf:"flows_ipv4"`
 	FlowsIPv6     *ebpf.Map `ebpf:"flows_ipv6"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
+	InsideSources *ebpf.Map `ebpf:"inside_sources"`
 	LeftCgroups   *ebpf.Map `ebpf:"left_cgroups"`
 	LocalVIPs     *ebpf.Map `ebpf:"local_vips"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`

@@ -15,7 +15,7 @@ type (
 	ServiceName    = bpfServiceName
 	SourceKey      = bpfSourceKey
 	ClusterIPUse   = bpfClusterIpUse
-	ClusterIPKey   = bpfClusterIpKey
+	PrefixKey      = bpfPrefixKey
 	AddressBounds  = bpfAddressBounds
 	SlotBlock      = bpfSlotBlock
 	Backend        = bpfBackend
@@ -117,6 +117,7 @@ const (
 
 	DeviceNoEthernet uint8 = 1 << 0 // DEVICE_NO_ETHERNET
 	DeviceToPods     uint8 = 1 << 1 // DEVICE_TO_PODS
+	DeviceInside     uint8 = 1 << 2 // DEVICE_INSIDE
 )
 
 // NameOf returns the record that names a service by its id. What is longer than the record is cut.

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/weir-lb/weir/controlplane/detectlocal"
 	"github.com/weir-lb/weir/controlplane/devices"
 	"github.com/weir-lb/weir/controlplane/proxyconfig"
 	"github.com/weir-lb/weir/controlplane/status"
@@ -33,6 +34,7 @@ type agentFlags struct {
 	cgroupRoot    string
 	snatPorts     string
 	nodePorts     []string
+	local         detectlocal.Settings
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
 	level, format string
@@ -72,11 +74,21 @@ nothing that is right. weir cleanup removes everything.`,
 	f.StringVar(&flags.cgroupRoot, "cgroup-root", "", "directory of cgroup v2 whose sockets --socket-lb serves (default: where cgroup2 is mounted)")
 	f.StringVar(&flags.snatPorts, "snat-ports", "61000-65535", "source ports for traffic sent on to backends elsewhere")
 	f.StringSliceVar(&flags.nodePorts, "nodeport-addresses", nil, "addresses that NodePorts answer on: prefixes, or primary (default: all of the node)")
+	localFlags(c, &flags.local)
 	sizeFlags(c, &flags.sizes)
 	addTimeouts(c, &flags.timeouts)
 	f.StringVar(&flags.level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&flags.format, "log-format", "console", "console or json")
 	return c
+}
+
+// localFlags adds the flags that say which traffic counts as a pod's; they are called as kube-proxy's.
+func localFlags(c *cobra.Command, local *detectlocal.Settings) {
+	f := c.Flags()
+	f.StringVar(&local.Mode, "detect-local-mode", "", "what that arrives by devices of the node counts as a pod's: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix (default: nothing)")
+	f.StringVar(&local.ClusterCIDR, "cluster-cidr", "", "prefixes of the cluster's pods, for ClusterCIDR")
+	f.StringVar(&local.BridgeInterface, "pod-bridge-interface", "", "the pods' bridge, for BridgeInterface")
+	f.StringVar(&local.NamePrefix, "pod-interface-name-prefix", "", "what the names of the pods' devices begin with, for InterfaceNamePrefix")
 }
 
 // sizeFlags adds the flags for the sizes of the maps that grow with the cluster.
@@ -120,6 +132,8 @@ type agentConfig struct {
 	snatPorts     status.PortRange
 	nodePorts     devices.NodePortAddresses
 	nodePortTexts []string
+	local         detectlocal.Detector
+	localSettings detectlocal.Settings
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
 	log           *zap.Logger
@@ -163,6 +177,10 @@ func (f agentFlags) parse() (agentConfig, error) {
 	if config.nodePorts, err = devices.ParseNodePortAddresses(f.nodePorts); err != nil {
 		return config, usagef("--nodeport-addresses: %w", err)
 	}
+	if config.local, err = detectlocal.Parse(f.local); err != nil {
+		return config, usagef("--detect-local-mode: %w", err)
+	}
+	config.localSettings = f.local
 	config.log, err = newLogger(f.level, f.format)
 	return config, err
 }

@@ -43,13 +43,17 @@ func (f *agentFlags) readConfig(flags *pflag.FlagSet) error {
 // flagsOf returns what a configuration says of the things that there are flags for; nothing is empty.
 func flagsOf(c *kubeproxy.KubeProxyConfiguration) map[string]string {
 	flags := map[string]string{
-		"node-name":              c.HostnameOverride,
-		"healthz-bind-address":   c.HealthzBindAddress,
-		"metrics-bind-address":   c.MetricsBindAddress,
-		"kubeconfig":             c.ClientConnection.Kubeconfig,
-		"nodeport-addresses":     strings.Join(c.NodePortAddresses, ","),
-		"bind-address-hard-fail": onlyTrue(c.BindAddressHardFail),
-		"profiling":              onlyTrue(c.EnableProfiling),
+		"node-name":                 c.HostnameOverride,
+		"healthz-bind-address":      c.HealthzBindAddress,
+		"metrics-bind-address":      c.MetricsBindAddress,
+		"kubeconfig":                c.ClientConnection.Kubeconfig,
+		"nodeport-addresses":        strings.Join(c.NodePortAddresses, ","),
+		"detect-local-mode":         string(c.DetectLocalMode),
+		"cluster-cidr":              c.ClusterCIDR,
+		"pod-bridge-interface":      c.DetectLocal.BridgeInterface,
+		"pod-interface-name-prefix": c.DetectLocal.InterfaceNamePrefix,
+		"bind-address-hard-fail":    onlyTrue(c.BindAddressHardFail),
+		"profiling":                 onlyTrue(c.EnableProfiling),
 	}
 	if c.Logging.Verbosity >= debugVerbosity {
 		flags["log-level"] = "debug"
@@ -89,7 +93,7 @@ func (c agentConfig) configProblems() []compile.Problem {
 	for i, warning := range c.proxy.Warnings {
 		problems[i] = compile.Problem{Object: "Configuration", Reason: "FieldIgnored", Message: warning}
 	}
-	return problems
+	return append(problems, c.local.Problems()...)
 }
 
 // effective returns the configuration as it is in force, in the words of kube-proxy.
@@ -102,5 +106,7 @@ func (c agentConfig) effective() map[string]any {
 	config.BindAddressHardFail, config.EnableProfiling = c.health.hardFail, c.health.profiling
 	config.ClientConnection.Kubeconfig = c.source.connection.Kubeconfig
 	config.NodePortAddresses = c.nodePortTexts
+	config.DetectLocalMode, config.ClusterCIDR = kubeproxy.LocalMode(c.localSettings.Mode), c.localSettings.ClusterCIDR
+	config.DetectLocal.BridgeInterface, config.DetectLocal.InterfaceNamePrefix = c.localSettings.BridgeInterface, c.localSettings.NamePrefix
 	return map[string]any{"kubeproxy.config.k8s.io": config}
 }

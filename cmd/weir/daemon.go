@@ -17,6 +17,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/apply"
 	"github.com/weir-lb/weir/controlplane/clusterips"
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/detectlocal"
 	"github.com/weir-lb/weir/controlplane/devices"
 	"github.com/weir-lb/weir/controlplane/events"
 	"github.com/weir-lb/weir/controlplane/health"
@@ -117,6 +118,7 @@ func (d *daemon) makeDatapath() error {
 		SNATPortMin: d.config.snatPorts.First, SNATPortMax: d.config.snatPorts.Last,
 		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
 		SetRetval: d.features.SetRetval, NodeNetNS: d.nodeNetNS, SocketHostOnly: d.config.socketLB == "host",
+		InsideBySource: d.config.local.BySource(),
 	})
 	var refused *ebpf.VerifierError
 	if errors.As(err, &refused) {
@@ -124,6 +126,11 @@ func (d *daemon) makeDatapath() error {
 	}
 	if err != nil {
 		return err
+	}
+	if d.config.local.Static() {
+		if err := detectlocal.Write(d.set, d.config.local.Prefixes(nil)); err != nil {
+			return err
+		}
 	}
 	d.attacher, err = loader.NewAttacher(d.programs, d.set, loader.AttachOptions{
 		Pins: pins, XDP: loader.XDPMode(d.config.xdp), Clsact: clsact, Features: d.features, Log: d.log,
@@ -170,7 +177,7 @@ func (d *daemon) makeControlplane() error {
 func (d *daemon) makeDevices() error {
 	var err error
 	d.devices, err = devices.New(devices.Options{
-		Set: d.set, Attacher: d.attacher, Patterns: d.config.devices, NodePorts: d.config.nodePorts,
+		Set: d.set, Attacher: d.attacher, Patterns: d.config.devices, NodePorts: d.config.nodePorts, Inside: d.config.local.Device,
 		Log: d.log, Changed: d.devicesChanged,
 	})
 	return err

@@ -7,10 +7,12 @@ import (
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	netutils "k8s.io/utils/net"
 
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/detectlocal"
 )
 
 // followPause is the shortest time between two looks at where the backends are.
@@ -26,6 +28,7 @@ func (d *daemon) followBackends(ctx context.Context) error {
 		case <-d.applied:
 		}
 		d.devices.SetPrimary(addressesOf(d.store.Node(d.config.nodeName)))
+		d.followPodCIDRs()
 		services := d.controller.Services()
 		d.devices.SetBackends(backendsElsewhere(services))
 		if d.namespaces != nil {
@@ -36,6 +39,16 @@ func (d *daemon) followBackends(ctx context.Context) error {
 			return nil
 		case <-time.After(followPause):
 		}
+	}
+}
+
+// followPodCIDRs takes in the prefixes of the node's pods, where detectLocalMode goes by them.
+func (d *daemon) followPodCIDRs() {
+	if d.config.local.Static() {
+		return
+	}
+	if err := detectlocal.Write(d.set, d.config.local.Prefixes(d.store.Node(d.config.nodeName))); err != nil {
+		d.log.Error("follow the prefixes of the node's pods", zap.Error(err))
 	}
 }
 

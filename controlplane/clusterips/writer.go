@@ -73,7 +73,7 @@ func (w *Writer) Problems() []compile.Problem {
 // read reads back what the maps hold.
 func (w *Writer) read() error {
 	held := map[netip.Prefix]maps.ClusterIPUse{}
-	var key maps.ClusterIPKey
+	var key maps.PrefixKey
 	var use maps.ClusterIPUse
 	entries := w.set.ClusterIPs.Iterate()
 	for entries.Next(&key, &use) {
@@ -130,7 +130,7 @@ func (w *Writer) write(changes map[netip.Prefix]maps.ClusterIPUse) error {
 }
 
 func (w *Writer) delete(prefix netip.Prefix) error {
-	key := maps.ClusterIPKeyOf(prefix)
+	key := maps.PrefixKeyOf(prefix)
 	if err := w.set.ClusterIPs.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete from map cluster_ips: %w", err)
 	}
@@ -139,7 +139,7 @@ func (w *Writer) delete(prefix netip.Prefix) error {
 }
 
 func (w *Writer) put(prefix netip.Prefix, use maps.ClusterIPUse) error {
-	key := maps.ClusterIPKeyOf(prefix)
+	key := maps.PrefixKeyOf(prefix)
 	err := w.set.ClusterIPs.Put(&key, use)
 	if errors.Is(err, syscall.ENOSPC) {
 		w.full[prefix] = struct{}{}

@@ -131,8 +131,13 @@ func (m *Manager) record(d *device, view picture) (weirmaps.Device, error) {
 	if r.toPods {
 		record.Flags |= weirmaps.DeviceToPods
 	}
+	bridge := ""
 	if master := m.state.devices[d.master]; master != nil && master.bridges() {
 		record.Master, record.MasterMac = uint32(master.index), master.mac
+		bridge = master.name
+	}
+	if r.edge == weirmaps.EdgeNode && m.options.Inside != nil && m.options.Inside(d.name, bridge) {
+		record.Flags |= weirmaps.DeviceInside
 	}
 	if addr := source(d, m.state.devices, view.ipv4, false); addr.IsValid() {
 		record.Ipv4 = weirmaps.AddressOf(addr)

@@ -40,6 +40,10 @@ type Options struct {
 
 	NodePorts NodePortAddresses // on which NodePorts answer (rule N02)
 
+	// Inside tells whether what comes in by a device of the node edge counts as inside, by its name and that of the
+	// bridge it is a port of, which may be empty (rule C03). Nil: nothing does.
+	Inside func(name, master string) bool
+
 	Log *zap.Logger
 
 	// Changed is called by Run after devices, attachments or problems may have changed. It must be quick. May be nil.

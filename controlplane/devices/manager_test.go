@@ -78,6 +78,21 @@ func TestFollowsDevices(t *testing.T) {
 	}
 }
 
+// TestC03 has a bridge whose ports count as the pods' (BridgeInterface): those of the node edge are marked.
+func TestC03_InsideDevices(t *testing.T) {
+	w, set, attacher := newWorld(t), newSet(t), newFakeAttacher()
+	w.run(Options{Set: set, Attacher: attacher, Inside: func(name, master string) bool { return name == "br0" || master == "br0" }})
+	bridge := w.add(&netlink.Bridge{LinkAttrs: named("br0")})
+	port := w.add(&netlink.Tuntap{LinkAttrs: named("tap0"), Mode: netlink.TUNTAP_MODE_TAP, NonPersist: false})
+	other := w.add(&netlink.Tuntap{LinkAttrs: named("tap1"), Mode: netlink.TUNTAP_MODE_TAP, NonPersist: false})
+	hasDevice(t, set, port, func(d weirmaps.Device) bool { return d.Edge == weirmaps.EdgeNode && d.Flags == 0 })
+	if err := netlink.LinkSetMaster(port, bridge); err != nil {
+		t.Fatal(err)
+	}
+	hasDevice(t, set, port, func(d weirmaps.Device) bool { return d.Edge == weirmaps.EdgeNode && d.Flags == weirmaps.DeviceInside })
+	hasDevice(t, set, other, func(d weirmaps.Device) bool { return d.Edge == weirmaps.EdgeNode && d.Flags == 0 })
+}
+
 // TestFollowsKinds looks at devices of other kinds: without an Ethernet header, an overlay, under a VLAN.
 func TestFollowsKinds(t *testing.T) {
 	w, set, attacher := newWorld(t), newSet(t), newFakeAttacher()

@@ -69,7 +69,7 @@ func Parse(content []byte) (*File, error) {
 // honoured are the fields that mean here what they mean to kube-proxy.
 var honoured = []string{
 	"apiVersion", "kind", "hostnameOverride", "healthzBindAddress", "metricsBindAddress", "bindAddressHardFail", "enableProfiling",
-	"clientConnection", "nodePortAddresses", "oomScoreAdj", "conntrack", "logging.format", "logging.verbosity", "logging.flushFrequency",
+	"clientConnection", "nodePortAddresses", "detectLocalMode", "detectLocal", "clusterCIDR", "oomScoreAdj", "conntrack", "logging.format", "logging.verbosity", "logging.flushFrequency",
 	"iptables.syncPeriod", "ipvs.syncPeriod", "nftables.syncPeriod",
 }
 
@@ -86,8 +86,6 @@ var reasons = []struct{ field, why string }{
 	{"iptables.localhostNodePorts", "whether NodePorts answer on loopback addresses is not chosen here"},
 	{"ipvs.scheduler", "how backends are picked is not chosen for the whole node"},
 	{"ipvs", "there is no ipvs"},
-	{"detectLocal", "what is local is told by the device that a packet comes by"},
-	{"clusterCIDR", "what is local is told by the device that a packet comes by"},
 	{"bindAddress", "both families are served; name addresses with nodePortAddresses"},
 	{"configSyncPeriod", "objects are watched, and nothing has to be read again"},
 	{"featureGates", "Weir has none of kube-proxy's feature gates"},

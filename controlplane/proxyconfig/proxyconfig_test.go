@@ -20,9 +20,8 @@ func TestKubeadm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"clusterCIDR is ignored: what is local is told by the device that a packet comes by"}
-	if !slices.Equal(file.Warnings, want) {
-		t.Errorf("warnings: %q, want %q", file.Warnings, want)
+	if len(file.Warnings) > 0 {
+		t.Errorf("warnings: %q", file.Warnings)
 	}
 	if file.ClientConnection.Kubeconfig != "/var/lib/kube-proxy/kubeconfig.conf" {
 		t.Errorf("kubeconfig: %q", file.ClientConnection.Kubeconfig)
@@ -51,7 +50,7 @@ detectLocal: {bridgeInterface: cni0}
 		named = append(named, name)
 	}
 	want := []string{
-		"bindAddress", "detectLocal.bridgeInterface", "featureGates", "iptables.localhostNodePorts", "iptables.masqueradeBit",
+		"bindAddress", "featureGates", "iptables.localhostNodePorts", "iptables.masqueradeBit",
 		"ipvs.scheduler", "ipvs.strictARP", "mode", "nextYears",
 	}
 	if !slices.Equal(named, want) {

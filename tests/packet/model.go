@@ -18,6 +18,7 @@ type Model struct {
 	nodeAddrs map[netip.Addr]bool
 	services  map[frontendID]*compile.Service
 	reserved  Reserved
+	insiders  []netip.Prefix // whose packets count as inside at the node edge
 	settings  Settings
 
 	flows    map[flowID]*half
@@ -75,7 +76,7 @@ func (m *Model) Reset() {
 	m.picked = make(map[tableKey]netip.AddrPort)
 	m.affinity = make(map[clientKey]netip.AddrPort)
 	m.messages = make(map[Program]int)
-	m.reserved = nil
+	m.reserved, m.insiders = nil, nil
 	m.born = nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/maps"
@@ -126,10 +127,19 @@ func (v *visit) nodeNew() (Result, error) {
 	if !v.isAdmitted(service) {
 		return v.drop(&v.counters.DropSourceDenied), nil
 	}
-	if len(service.Outside) == 0 {
+	if backends := map[bool][]compile.Backend{true: service.Inside, false: service.Outside}[v.inside()]; len(backends) == 0 {
 		return v.noBackend(service), nil
 	}
 	return v.nodeOpen(service)
+}
+
+// inside tells whether what arrives at the node edge counts as a pod's (rule C03).
+func (v *visit) inside() bool {
+	if v.device.Record.Flags&maps.DeviceInside != 0 {
+		return true
+	}
+	return v.settings.Constants.InsideBySource &&
+		slices.ContainsFunc(v.insiders, func(prefix netip.Prefix) bool { return prefix.Contains(v.tuple.from.Addr()) })
 }
 
 // nodeUnclaimed is a packet to no frontend. No socket of these tests has a port of the SNAT range.
@@ -169,7 +179,8 @@ func (v *visit) noBackend(service *compile.Service) Result {
 // nodeOpen sends a new flow to a backend, the same for the same tuple until the service changes.
 func (v *visit) nodeOpen(service *compile.Service) (Result, error) {
 	key := tableKey{service.ID, v.tuple}
-	for _, backend := range v.pick(service, false) {
+	inside := v.inside()
+	for _, backend := range v.pick(service, inside) {
 		before := v.counters
 		result, plan := v.nodePlan(service, backend)
 		if plan == nil && v.agrees(result) {
@@ -179,7 +190,7 @@ func (v *visit) nodeOpen(service *compile.Service) (Result, error) {
 		if plan == nil || backend.Address != v.seen.to || !v.open(plan, plan.action == maps.FlowForward) {
 			continue
 		}
-		if once, ok := v.picked[key]; ok && !v.sticky[service.ID] && once != backend.Address {
+		if once, ok := v.picked[key]; ok && !inside && !v.sticky[service.ID] && once != backend.Address {
 			return Result{}, fmt.Errorf("%v goes to %v, once it went to %v", v.tuple, backend.Address, once)
 		}
 		v.picked[key] = backend.Address

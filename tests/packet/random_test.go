@@ -98,6 +98,13 @@ func beginRound(t testing.TB, world *World, model *Model) {
 	if err := reserve(world, model, clusterRanges()); err != nil {
 		t.Fatal(err)
 	}
+	hosts := NewHosts()
+	for _, family := range []compile.Family{compile.IPv4, compile.IPv6} {
+		model.insiders = append(model.insiders, prefixOf(hosts.Remote, family), prefixOf(hosts.OtherClient, family))
+	}
+	if err := world.SetInside(model.insiders...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func serve(world *World, model *Model, services []compile.Service) error {

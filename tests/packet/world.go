@@ -3,6 +3,7 @@ package packet
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/cilium/ebpf"
 	"go.uber.org/zap"
@@ -10,6 +11,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/apply"
 	"github.com/weir-lb/weir/controlplane/clusterips"
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/detectlocal"
 	"github.com/weir-lb/weir/loader"
 	"github.com/weir-lb/weir/maps"
 )
@@ -48,6 +50,7 @@ func DefaultSettings() Settings {
 // LargeSettings fit RandomServices and rounds of random packets.
 func LargeSettings() Settings {
 	settings := DefaultSettings()
+	settings.Constants.InsideBySource = true
 	settings.Sizes = maps.Sizes{
 		Services: 96, Frontends: 512, Backends: 512, SlotBlocks: 4096, FlowsIPv4: 32768, FlowsIPv6: 32768, Embryos: 32768, Affinity: 65536, Devices: 64,
 	}
@@ -249,6 +252,11 @@ func (w *World) Serve(services ...compile.Service) error {
 
 // Reserve says what becomes of packets that no frontend is for.
 func (w *World) Reserve(reserved Reserved) error { return w.reserve.Sync(reserved) }
+
+// SetInside says whose packets count as inside at the node edge.
+func (w *World) SetInside(prefixes ...netip.Prefix) error {
+	return detectlocal.Write(w.Maps, prefixes)
+}
 
 // empty removes or zeroes every element.
 func empty(m *ebpf.Map) error {
