@@ -144,7 +144,7 @@ func TestArenaStaysWhole(t *testing.T) {
 	refused, asked := 0, 0
 	for range 200000 {
 		backends := 1 + int(random.ExpFloat64()*8)
-		for _, slots := range []uint32{uint32(backends), MaglevSize(equals(backends))} {
+		for _, slots := range []uint32{uint32(backends), MaglevSize(equals(backends), 0)} {
 			if arena.Use().Free < blocks/10 {
 				continue
 			}
@@ -181,7 +181,7 @@ func BenchmarkArena(b *testing.B) {
 	random := rand.New(rand.NewPCG(5, 6))
 	var tables []SlotRange
 	next := func() {
-		table, err := arena.Alloc(MaglevSize(equals(1 + int(random.ExpFloat64()*8))))
+		table, err := arena.Alloc(MaglevSize(equals(1+int(random.ExpFloat64()*8)), 0))
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package maps
 import (
 	"hash/fnv"
 	"math"
+	"math/big"
 	"net/netip"
 	"slices"
 )
@@ -20,14 +21,26 @@ const (
 	maglevSlotsOfLightest = 8
 )
 
+// The sizes that a table can be given: primes between these.
+const (
+	MaglevSizeMin = 251
+	MaglevSizeMax = 131071
+)
+
+// IsMaglevSize tells whether all tables may have that size: only through a prime one every step visits every slot.
+func IsMaglevSize(size uint32) bool {
+	return size >= MaglevSizeMin && size <= MaglevSizeMax && big.NewInt(int64(size)).ProbablyPrime(0)
+}
+
 // maglevSizes returns the sizes a table can have: primes, so that every step through it visits every slot.
 func maglevSizes() []uint32 {
 	return []uint32{251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071}
 }
 
 // MaglevSize returns the size of the table of those candidates. It depends on their number and weights alone, so
-// that every node makes the same table.
-func MaglevSize(candidates []Candidate) uint32 {
+// that every node makes the same table. A fixed size, a prime, is the one of all tables of more than one candidate, as
+// long as it has a slot for each; 0: there is none.
+func MaglevSize(candidates []Candidate, fixed uint32) uint32 {
 	count, total, lightest := uint64(0), uint64(0), uint64(math.MaxUint32)
 	for _, candidate := range candidates {
 		if weight := uint64(candidate.Weight); weight > 0 {
@@ -36,6 +49,9 @@ func MaglevSize(candidates []Candidate) uint32 {
 	}
 	if count <= 1 {
 		return uint32(count)
+	}
+	if uint64(fixed) >= count {
+		return fixed
 	}
 	need := max(maglevSlotsPerBackend*count, maglevSlotsOfLightest*total/lightest)
 	sizes := maglevSizes()
@@ -49,8 +65,8 @@ func MaglevSize(candidates []Candidate) uint32 {
 
 // Maglev returns a table of positions in candidates, which spreads clients over them by weight and moves
 // few of them when one comes or goes (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load
-// Balancer", NSDI 2016, 3.4). It depends on the addresses and weights alone, not on their order.
-func Maglev(candidates []Candidate) []uint32 {
+// Balancer", NSDI 2016, 3.4). It depends on the addresses, weights and MaglevSize alone, not on their order.
+func Maglev(candidates []Candidate, fixed uint32) []uint32 {
 	order := make([]uint32, 0, len(candidates))
 	heaviest := uint32(0)
 	for i, candidate := range candidates {
@@ -62,7 +78,7 @@ func Maglev(candidates []Candidate) []uint32 {
 	slices.SortFunc(order, func(a, b uint32) int {
 		return candidates[a].Address.Compare(candidates[b].Address)
 	})
-	size := MaglevSize(candidates)
+	size := MaglevSize(candidates, fixed)
 	if size <= 1 {
 		return order
 	}

@@ -20,7 +20,7 @@ func candidates(first, count int) []Candidate {
 
 // owners returns the address in every slot.
 func owners(list []Candidate) []netip.AddrPort {
-	table := Maglev(list)
+	table := Maglev(list, 0)
 	named := make([]netip.AddrPort, len(table))
 	for i, position := range table {
 		named[i] = list[position].Address
@@ -45,7 +45,7 @@ func TestMaglevSize(t *testing.T) {
 	for backends, want := range map[int]uint32{
 		0: 0, 1: 1, 2: 251, 3: 251, 4: 509, 7: 509, 8: 1021, 10: 1021, 100: 8191, 1000: 65521, 2047: 131071, 5000: 131071,
 	} {
-		if got := MaglevSize(equals(backends)); got != want {
+		if got := MaglevSize(equals(backends), 0); got != want {
 			t.Errorf("MaglevSize(%d) = %d, want %d", backends, got, want)
 		}
 	}
@@ -88,7 +88,7 @@ func TestMaglevWeights(t *testing.T) {
 			t.Errorf("weight %d of %v: share %.3f, want %.3f", i, total, got[candidate.Address], want)
 		}
 	}
-	if table := Maglev([]Candidate{{Address: list[0].Address}}); len(table) != 0 {
+	if table := Maglev([]Candidate{{Address: list[0].Address}}, 0); len(table) != 0 {
 		t.Errorf("a single backend of weight 0 has %d slots", len(table))
 	}
 }
@@ -112,7 +112,7 @@ func TestMaglevDoesNotDependOnTheOrder(t *testing.T) {
 func TestMaglevIsTheSameForEver(t *testing.T) {
 	list := candidates(1, 3)
 	list = append(list, Candidate{Address: netip.MustParseAddrPort("[fd00::1]:53"), Weight: 2})
-	if got, want := fmt.Sprint(Maglev(list)[:24]), "[3 3 2 1 3 0 3 3 0 2 2 2 0 3 1 0 3 3 2 0 3 0 0 1]"; got != want {
+	if got, want := fmt.Sprint(Maglev(list, 0)[:24]), "[3 3 2 1 3 0 3 3 0 2 2 2 0 3 1 0 3 3 2 0 3 0 0 1]"; got != want {
 		t.Errorf("the table begins %s, want %s", got, want)
 	}
 }
@@ -148,7 +148,7 @@ func BenchmarkMaglev(b *testing.B) {
 		list := candidates(1, count)
 		b.Run(fmt.Sprint(count), func(b *testing.B) {
 			for b.Loop() {
-				Maglev(list)
+				Maglev(list, 0)
 			}
 		})
 	}

@@ -35,6 +35,7 @@ type agentFlags struct {
 	snatPorts     string
 	nodePorts     []string
 	local         detectlocal.Settings
+	maglevSize    uint32
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
 	level, format string
@@ -75,6 +76,7 @@ nothing that is right. weir cleanup removes everything.`,
 	f.StringVar(&flags.snatPorts, "snat-ports", "61000-65535", "source ports for traffic sent on to backends elsewhere")
 	f.StringSliceVar(&flags.nodePorts, "nodeport-addresses", nil, "addresses that NodePorts answer on: prefixes, or primary (default: all of the node)")
 	localFlags(c, &flags.local)
+	f.Uint32Var(&flags.maglevSize, "maglev-table-size", 0, "slots of each Maglev table, a prime, the same on every node (default: by the number of endpoints)")
 	sizeFlags(c, &flags.sizes)
 	addTimeouts(c, &flags.timeouts)
 	f.StringVar(&flags.level, "log-level", "info", "debug, info, warn or error")
@@ -134,6 +136,7 @@ type agentConfig struct {
 	nodePortTexts []string
 	local         detectlocal.Detector
 	localSettings detectlocal.Settings
+	maglevSize    uint32 // 0: by the number of endpoints
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
 	log           *zap.Logger
@@ -181,6 +184,9 @@ func (f agentFlags) parse() (agentConfig, error) {
 		return config, usagef("--detect-local-mode: %w", err)
 	}
 	config.localSettings = f.local
+	if config.maglevSize = f.maglevSize; f.maglevSize != 0 && !maps.IsMaglevSize(f.maglevSize) {
+		return config, usagef("--maglev-table-size %d is not a prime between %d and %d: use 1021, say", f.maglevSize, maps.MaglevSizeMin, maps.MaglevSizeMax)
+	}
 	config.log, err = newLogger(f.level, f.format)
 	return config, err
 }

@@ -150,7 +150,7 @@ func wantsClsact(mode string, features loader.Features) (bool, error) {
 func (d *daemon) makeControlplane() error {
 	d.makeHealth()
 	var err error
-	if d.applier, err = apply.New(d.set, d.log); err != nil {
+	if d.applier, err = apply.New(d.set, d.log, apply.MaglevSize(d.config.maglevSize)); err != nil {
 		return err
 	}
 	addresses := clusterips.NewWriter(d.set)

@@ -17,6 +17,8 @@ type serviceView struct {
 	Frontends       []frontendView `json:"frontends"`
 	NoEndpoints     bool           `json:"noEndpoints"` // in the whole cluster: new flows are rejected
 	AffinitySeconds uint32         `json:"affinitySeconds"`
+	Restricted      bool           `json:"restricted"`   // its LoadBalancer addresses are for clients of the source ranges alone
+	SourceRanges    []string       `json:"sourceRanges"` // none: everybody, or nobody where it is restricted
 	Inside          tableView      `json:"inside"`
 	Outside         tableView      `json:"outside"`
 	Backends        []backendView  `json:"backends"`

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/weir-lb/weir/maps"
 )
@@ -21,6 +22,10 @@ func readServices(set *maps.Set, wanted func(name string) bool) ([]serviceView, 
 	for key, frontend := range frontends {
 		byRecord[frontend.Index()] = append(byRecord[frontend.Index()], viewFrontend(key, frontend.Kind()))
 	}
+	ranges, err := readSourceRanges(set)
+	if err != nil {
+		return nil, err
+	}
 	services := make([]serviceView, 0, len(byRecord))
 	for record, addresses := range byRecord {
 		name, known := names[record]
@@ -34,10 +39,28 @@ func readServices(set *maps.Set, wanted func(name string) bool) ([]serviceView, 
 		if err != nil {
 			return nil, err
 		}
+		service.SourceRanges = append(service.SourceRanges, ranges[service.ID]...)
 		services = append(services, service)
 	}
 	sortServices(services)
 	return services, nil
+}
+
+// readSourceRanges returns the prefixes that may use load balancer addresses, sorted, by service id.
+func readSourceRanges(set *maps.Set) (map[uint32][]string, error) {
+	prefixes := map[uint32][]netip.Prefix{}
+	err := maps.EachKey(set.Sources, func(key maps.SourceKey) { prefixes[key.Service] = append(prefixes[key.Service], key.Prefix()) })
+	if err != nil {
+		return nil, fmt.Errorf("read map sources: %w", err)
+	}
+	texts := map[uint32][]string{}
+	for id, list := range prefixes {
+		slices.SortFunc(list, netip.Prefix.Compare)
+		for _, prefix := range list {
+			texts[id] = append(texts[id], prefix.String())
+		}
+	}
+	return texts, nil
 }
 
 // unnamed stands in for the name of a record that has none: it was replaced between two readings.
@@ -58,6 +81,8 @@ func readService(set *maps.Set, index uint32, name string, frontends []frontendV
 		ID:              record.Id,
 		NoEndpoints:     record.Flags&maps.ServiceNoEndpoints != 0,
 		AffinitySeconds: record.AffinityTimeout,
+		Restricted:      record.Flags&maps.ServiceSourceRanges != 0,
+		SourceRanges:    []string{},
 		Inside:          tableView{Algorithm: viewAlgorithm(record.InsideAlgorithm), Slots: record.Inside.Count},
 		Outside:         tableView{Algorithm: viewAlgorithm(record.OutsideAlgorithm), Slots: record.Outside.Count},
 		Frontends:       frontends,

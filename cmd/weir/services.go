@@ -126,6 +126,9 @@ func printService(out io.Writer, s serviceView) {
 	if s.AffinitySeconds > 0 {
 		fmt.Fprintf(out, "  affinity: a client keeps its backend for %s\n", time.Duration(s.AffinitySeconds)*time.Second)
 	}
+	if s.Restricted {
+		fmt.Fprintf(out, "  load balancer addresses are for: %s\n", whoMay(s.SourceRanges))
+	}
 	t := newTable(out, "  BACKEND", "WHERE", "STATE", "INSIDE", "OUTSIDE", "FLOWS", "FLOWS/S", "PACKETS/S", "IN/S", "OUT/S")
 	for _, b := range s.Backends {
 		where, state := "elsewhere", "ready"
@@ -140,6 +143,14 @@ func printService(out io.Writer, s serviceView) {
 			rate(b.Rate, rateView.in), rate(b.Rate, rateView.out))
 	}
 	t.flush()
+}
+
+// whoMay lists source ranges.
+func whoMay(ranges []string) string {
+	if len(ranges) == 0 {
+		return "nobody"
+	}
+	return strings.Join(ranges, " ")
 }
 
 func (r rateView) flows() string   { return quantity(r.Flows, "") }

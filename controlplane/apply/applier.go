@@ -35,6 +35,7 @@ type Applier struct {
 	kernel *kernelWriter
 	write  writer
 	grace  func() error
+	fixed  uint32 // size of Maglev tables; 0: as many slots as the backends need
 
 	mu      sync.Mutex
 	state   *state                         // nil: a write has failed, the maps are to be read back
@@ -43,16 +44,27 @@ type Applier struct {
 	room    bool                           // has come free since those were tried
 }
 
-// New reads back what the maps hold. It writes nothing.
-func New(set *maps.Set, log *zap.Logger) (*Applier, error) {
-	return open(set, log, maps.Grace)
+// Option changes how an Applier writes.
+type Option func(*Applier)
+
+// MaglevSize gives all Maglev tables that size (maps.IsMaglevSize); 0: each has as many slots as its backends need.
+func MaglevSize(size uint32) Option {
+	return func(a *Applier) { a.fixed = size }
 }
 
-func open(set *maps.Set, log *zap.Logger, grace func() error) (*Applier, error) {
+// New reads back what the maps hold. It writes nothing.
+func New(set *maps.Set, log *zap.Logger, options ...Option) (*Applier, error) {
+	return open(set, log, maps.Grace, options...)
+}
+
+func open(set *maps.Set, log *zap.Logger, grace func() error, options ...Option) (*Applier, error) {
 	kernel := &kernelWriter{}
 	a := &Applier{
 		set: set, log: log, kernel: kernel, write: kernel, grace: grace,
 		wanted: map[compile.ID]compile.Service{}, leftOut: map[compile.ID]*shortage{},
+	}
+	for _, option := range options {
+		option(a)
 	}
 	return a, a.read()
 }
@@ -67,7 +79,7 @@ func (a *Applier) read() error {
 	if err != nil {
 		return err
 	}
-	loaded, err := load(a.set, arena)
+	loaded, err := load(a.set, arena, a.fixed)
 	if err != nil {
 		return fmt.Errorf("read back the maps: %w", err)
 	}

@@ -15,7 +15,7 @@ import (
 //   - a name whose record no frontend names is that of a service that has departed, or came not to be;
 //   - a backend that no such record's tables name is leaving, or came not to be; flows may name it;
 //   - everything else is free.
-func load(set *maps.Set, arena *maps.Arena) (*state, error) {
+func load(set *maps.Set, arena *maps.Arena, fixed uint32) (*state, error) {
 	l := &reading{
 		state: &state{
 			services:      map[compile.ID]*service{},
@@ -24,6 +24,7 @@ func load(set *maps.Set, arena *maps.Arena) (*state, error) {
 			frontends:     map[maps.FrontendKey]lead{},
 			listings:      map[compile.ID][]listing{},
 			arena:         arena,
+			fixed:         fixed,
 			generations:   make([]uint32, set.Services.MaxEntries()),
 			frontendLimit: int(set.Frontends.MaxEntries()),
 		},
@@ -235,7 +236,7 @@ func (l *reading) tableAt(at maps.SlotRange, shape shape, weighted bool) *table 
 	if known := l.tables[at]; known != nil && known.shape == shape {
 		return known
 	}
-	t := &table{at: at, shape: shape}
+	t := &table{at: at, shape: shape, fixed: l.fixed}
 	if !l.arena.Reserve(at) {
 		return &table{shape: shape, damaged: true} // not ours to give back
 	}

@@ -69,7 +69,7 @@ func slotsOf(list []compile.Backend, algorithm maps.Algorithm) []netip.AddrPort 
 		}
 		candidates = append(candidates, maps.Candidate{Address: b.Address, Weight: weight})
 	}
-	for _, position := range maps.Maglev(candidates) {
+	for _, position := range maps.Maglev(candidates, 0) {
 		slots = append(slots, list[position].Address)
 	}
 	return slots

@@ -135,7 +135,7 @@ func (s *state) recordOf(want compile.Service, of *service) *record {
 // tableOf returns the table that a list of backends makes.
 func (s *state) tableOf(list []compile.Backend, protocol compile.Protocol, algorithm maps.Algorithm) *table {
 	backends, weights := s.backendsOf(list, protocol)
-	return &table{shape: shapeOf(algorithm, weights != nil), backends: backends, weights: weights}
+	return &table{shape: shapeOf(algorithm, weights != nil), fixed: s.fixed, backends: backends, weights: weights}
 }
 
 // shapeOf returns the shape of the table of an algorithm. A backend that weighs more has more of its slots.

@@ -17,6 +17,7 @@ type state struct {
 	frontends map[maps.FrontendKey]lead
 	listings  map[compile.ID][]listing // what the desired services say of their backends
 	sources   sources
+	fixed     uint32             // see table
 	endings   map[uint32]endings // by service id
 	strays    []*service         // with frontends, but of no name that can be read
 	leftovers []uint32           // record indices whose names say nothing
@@ -78,6 +79,7 @@ const (
 type table struct {
 	at       maps.SlotRange
 	shape    shape
+	fixed    uint32     // size of Maglev tables; 0: as many slots as the backends need
 	backends []*backend // each once, in order of the addresses
 	weights  []uint32   // of the backends, for Maglev; nil: equal ones
 	records  int        // that name it, once for each use they make of it
@@ -234,7 +236,7 @@ func (t *table) slots() []uint32 {
 }
 
 func (t *table) maglevSlots() []uint32 {
-	slots := maps.Maglev(t.candidates())
+	slots := maps.Maglev(t.candidates(), t.fixed)
 	for i, position := range slots {
 		slots[i] = t.backends[position].index
 	}
@@ -256,7 +258,7 @@ func (t *table) candidates() []maps.Candidate {
 // size returns how many slots the table takes.
 func (t *table) size() uint32 {
 	if t.shape == shapeMaglev {
-		return maps.MaglevSize(t.candidates())
+		return maps.MaglevSize(t.candidates(), t.fixed)
 	}
 	return uint32(len(t.backends))
 }

@@ -7,8 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-
-	"github.com/weir-lb/weir/maps"
 )
 
 // Input is all that one Service compiles from. Compile changes nothing in it.
@@ -95,8 +93,8 @@ func compilePort(in Input, port servicePort, addresses *addresses, policy policy
 		Inside:           lists.pick(policy.internalLocal),
 		Outside:          lists.pick(policy.internalLocal), // a ClusterIP from outside: internalTrafficPolicy, too (rule C01)
 		NoEndpoints:      !lists.any,
-		InsideAlgorithm:  maps.AlgorithmRandom,
-		OutsideAlgorithm: maps.AlgorithmMaglev,
+		InsideAlgorithm:  policy.algorithms.inside,
+		OutsideAlgorithm: policy.algorithms.outside,
 		AffinityTimeout:  policy.affinity,
 		RemovedEndpoints: policy.removed,
 	}

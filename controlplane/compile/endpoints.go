@@ -26,21 +26,23 @@ type endpoint struct {
 	local       bool
 	zoneHints   []discoveryv1.ForZone
 	nodeHints   []discoveryv1.ForNode
+	weight      uint32 // 0 with all others, where no endpoint of the Service has been given one
 }
 
 // endpointTable holds the endpoints of a Service, of each port sorted by address and free of duplicates.
 type endpointTable struct {
 	endpoints map[portKey][]endpoint
+	weights   weights
 	ports     map[portIdentity]bool // those that some slice has, whatever its family
 	addresses []netip.Addr          // all that were named, sorted
 }
 
 // collectEndpoints reads all slices of a Service (rules E01 to E09).
 func collectEndpoints(in Input, problems *problems) *endpointTable {
-	table := &endpointTable{endpoints: map[portKey][]endpoint{}, ports: map[portIdentity]bool{}}
+	table := &endpointTable{endpoints: map[portKey][]endpoint{}, weights: readWeights(in.Service, in.Slices, problems), ports: map[portIdentity]bool{}}
 	for _, slice := range sorted(in.Slices) {
 		reader := sliceReader{in: in, slice: slice, table: table}
-		reader.read()
+		reader.read(problems)
 		reader.report(problems)
 	}
 	for key, list := range table.endpoints {
@@ -106,6 +108,7 @@ type sliceReader struct {
 	slice    *discoveryv1.EndpointSlice
 	table    *endpointTable
 	family   Family
+	weight   uint32 // of those endpoints for which nothing else is said
 	refusals []refusal
 }
 
@@ -117,7 +120,7 @@ type refusal struct {
 }
 
 // read adds the slice's endpoints to the table.
-func (r *sliceReader) read() {
+func (r *sliceReader) read(problems *problems) {
 	if _, headless := r.slice.Labels[labelHeadless]; headless { // rule S04
 		return
 	}
@@ -129,6 +132,7 @@ func (r *sliceReader) read() {
 	default:
 		return
 	}
+	r.weight = r.table.weights.ofSlice(r.slice, problems)
 	endpoints := r.readEndpoints()
 	for _, port := range r.slice.Ports {
 		r.addPort(port, endpoints)
@@ -179,6 +183,7 @@ func (r *sliceReader) readEndpoint(source *discoveryv1.Endpoint, address netip.A
 		terminating: conditions.Terminating != nil && *conditions.Terminating,
 		local:       source.NodeName != nil && *source.NodeName != "" && *source.NodeName == r.in.Node.Name,
 	}
+	e.weight = r.table.weights.of(address, r.weight)
 	if source.Hints != nil {
 		e.zoneHints, e.nodeHints = source.Hints.ForZones, source.Hints.ForNodes
 	}

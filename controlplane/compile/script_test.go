@@ -15,6 +15,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/source"
 	"github.com/weir-lb/weir/controlplane/store"
+	weirmaps "github.com/weir-lb/weir/maps"
 )
 
 // TestRules runs testdata/*.txtar, a file for each rule of semantics.md. In a script,
@@ -164,6 +165,10 @@ func (w *world) describe() string {
 	return out.String()
 }
 
+var algorithmNames = map[weirmaps.Algorithm]string{
+	weirmaps.AlgorithmRandom: "random", weirmaps.AlgorithmMaglev: "maglev", weirmaps.AlgorithmLeastConnections: "least-connections",
+}
+
 func describeService(out io.Writer, service compile.Service) {
 	fmt.Fprintln(out, service.ID)
 	for _, frontend := range service.Frontends {
@@ -181,6 +186,9 @@ func describeService(out io.Writer, service compile.Service) {
 	describeServing(out, service)
 	if service.Restricted {
 		fmt.Fprintf(out, "  sources       %v\n", service.Sources)
+	}
+	if service.InsideAlgorithm != weirmaps.AlgorithmRandom || service.OutsideAlgorithm != weirmaps.AlgorithmMaglev {
+		fmt.Fprintf(out, "  algorithm     %s inside, %s outside\n", algorithmNames[service.InsideAlgorithm], algorithmNames[service.OutsideAlgorithm])
 	}
 	if service.AffinityTimeout != 0 {
 		fmt.Fprintf(out, "  affinity      %v\n", service.AffinityTimeout)
@@ -208,6 +216,9 @@ func describeBackends(out io.Writer, side string, backends []compile.Backend) {
 		}
 		if backend.Terminating {
 			line += " terminating"
+		}
+		if backend.Weight != 0 {
+			line += fmt.Sprintf(" weight %d", backend.Weight)
 		}
 		fmt.Fprintln(out, line)
 	}

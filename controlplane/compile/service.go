@@ -114,11 +114,12 @@ type policy struct {
 	externalLocal bool
 	affinity      time.Duration // 0 is none
 	removed       RemovedEndpoints
+	algorithms    algorithms
 }
 
 // readPolicy reads the traffic policies and the session affinity; what is unknown counts as the default.
 func readPolicy(service *corev1.Service, problems *problems) policy {
-	p := policy{removed: readRemoved(service, problems)}
+	p := policy{removed: readRemoved(service, problems), algorithms: readAlgorithms(service, problems)}
 	spec := &service.Spec
 	if spec.InternalTrafficPolicy != nil {
 		p.internalLocal = isLocal("internalTrafficPolicy", string(*spec.InternalTrafficPolicy), problems)

@@ -56,7 +56,7 @@ func choose(endpoints []endpoint, usable, placed func(endpoint) bool) []Backend 
 	var backends []Backend
 	for _, e := range endpoints {
 		if usable(e) && placed(e) {
-			backends = append(backends, Backend{Address: e.address, Local: e.local, Terminating: e.terminating})
+			backends = append(backends, Backend{Address: e.address, Local: e.local, Terminating: e.terminating, Weight: e.weight})
 		}
 	}
 	return backends
