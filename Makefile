@@ -88,17 +88,19 @@ e2e: $(GENERATED) e2e-binaries ## run the end-to-end tests on a real control pla
 	@[[ $$(id -u) -eq 0 ]] || { echo "make e2e needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
 	go test -count=1 -timeout 10m ./tests/e2e
 
-# The control plane is a module of its own, so that Weir never imports it. `make test` uses it where it has been built.
+# The control plane and helm are modules of their own, so that Weir never imports them. `make test` uses them where they have
+# been built.
 CONTROL_PLANE := .cache/kubernetes
 KUBERNETES_VERSION := $(shell awk '$$1 == "k8s.io/kubernetes" {print $$2}' tests/e2e/kubernetes/go.mod)
 
 .PHONY: e2e-binaries
 e2e-binaries: $(CONTROL_PLANE)/$(KUBERNETES_VERSION)
 
-$(CONTROL_PLANE)/$(KUBERNETES_VERSION): .cache/deps tests/e2e/kubernetes/go.mod tests/e2e/kubernetes/go.sum
+$(CONTROL_PLANE)/$(KUBERNETES_VERSION): .cache/deps $(wildcard tests/e2e/*/go.mod tests/e2e/*/go.sum)
 	mkdir -p $(CONTROL_PLANE)
 	cd tests/e2e/kubernetes && go build -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)' \
 		-o $(CURDIR)/$(CONTROL_PLANE)/ tool
+	cd tests/e2e/helm && go build -ldflags '-s -w' -o $(CURDIR)/$(CONTROL_PLANE)/ tool
 	touch $@
 
 .PHONY: bench

@@ -61,7 +61,7 @@ func StartControlPlane(l *lab.Lab, bin string) (*ControlPlane, error) {
 		"--service-cluster-ip-range", serviceCIDRs, "--disable-admission-plugins", "ServiceAccount",
 		// Pods here have no kubelet that would say that they have ended.
 		"--shutdown-delay-duration", "0s")
-	c.manager = c.process("kube-controller-manager", "--kubeconfig", c.file("admin.kubeconfig"), "--leader-elect=false",
+	c.manager = c.process("kube-controller-manager", "--kubeconfig", c.AdminKubeconfig(), "--leader-elect=false",
 		"--controllers", "endpointslice-controller,endpointslice-mirroring-controller,endpoints-controller,serviceaccount-controller",
 		"--mirroring-max-endpoints-per-subset", "1000")
 	if err := c.writeFiles(); err != nil {
@@ -136,9 +136,12 @@ func (c *ControlPlane) client() (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(config)
 }
 
+// AdminKubeconfig is the file of a client that may do everything.
+func (c *ControlPlane) AdminKubeconfig() string { return c.file("admin.kubeconfig") }
+
 // Kubectl runs kubectl as the administrator.
 func (c *ControlPlane) Kubectl(input string, args ...string) (string, error) {
-	return c.host.Run(input, filepath.Join(c.bin, "kubectl"), append([]string{"--kubeconfig", c.file("admin.kubeconfig")}, args...)...)
+	return c.host.Run(input, filepath.Join(c.bin, "kubectl"), append([]string{"--kubeconfig", c.AdminKubeconfig()}, args...)...)
 }
 
 // WaitUp waits until the API server is ready and has made what every cluster has.
