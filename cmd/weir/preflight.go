@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -45,12 +44,33 @@ func checkCapabilities() error {
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return fmt.Errorf("read capabilities: %w", err)
 	}
-	has := func(capability int) bool { return data[capability/32].Effective&(1<<(capability%32)) != 0 }
-	if has(unix.CAP_NET_ADMIN) && (has(unix.CAP_SYS_ADMIN) || has(unix.CAP_BPF) && has(unix.CAP_PERFMON)) {
+	missing := missingCapabilities(func(capability int) bool { return data[capability/32].Effective&(1<<(capability%32)) != 0 })
+	if len(missing) == 0 {
 		return nil
 	}
-	return errors.New("no permission to load and attach BPF programs: " +
-		"run as root (in a container: with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN)")
+	verb := "is"
+	if len(missing) > 1 {
+		verb = "are"
+	}
+	return fmt.Errorf("no permission to load and attach BPF programs: run as root (%s %s missing)", strings.Join(missing, ", "), verb)
+}
+
+// missingCapabilities names what a process lacks to load and attach programs. CAP_SYS_ADMIN includes CAP_BPF and
+// CAP_PERFMON, and is all of the three there is before Linux 5.8.
+func missingCapabilities(has func(capability int) bool) (names []string) {
+	if !has(unix.CAP_NET_ADMIN) {
+		names = append(names, "CAP_NET_ADMIN")
+	}
+	if has(unix.CAP_SYS_ADMIN) {
+		return names
+	}
+	if !has(unix.CAP_BPF) {
+		names = append(names, "CAP_BPF")
+	}
+	if !has(unix.CAP_PERFMON) {
+		names = append(names, "CAP_PERFMON")
+	}
+	return names
 }
 
 // kernelRelease returns what uname says, "6.1.0-13-amd64".

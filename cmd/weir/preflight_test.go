@@ -1,7 +1,10 @@
 package main
 
 import (
+	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weir-lb/weir/controlplane/status"
 )
@@ -64,5 +67,23 @@ func TestParseRelease(t *testing.T) {
 	}
 	if _, _, err := parseRelease("linux"); err == nil {
 		t.Error("a release without numbers is accepted")
+	}
+}
+
+func TestMissingCapabilities(t *testing.T) {
+	for _, test := range []struct{ has, want []string }{
+		{nil, []string{"CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON"}},
+		{[]string{"CAP_NET_ADMIN", "CAP_SYS_ADMIN"}, nil},
+		{[]string{"CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON"}, nil},
+		{[]string{"CAP_NET_ADMIN", "CAP_PERFMON"}, []string{"CAP_BPF"}},
+		{[]string{"CAP_SYS_ADMIN"}, []string{"CAP_NET_ADMIN"}},
+	} {
+		names := map[int]string{
+			unix.CAP_NET_ADMIN: "CAP_NET_ADMIN", unix.CAP_SYS_ADMIN: "CAP_SYS_ADMIN", unix.CAP_BPF: "CAP_BPF", unix.CAP_PERFMON: "CAP_PERFMON",
+		}
+		got := missingCapabilities(func(capability int) bool { return slices.Contains(test.has, names[capability]) })
+		if !slices.Equal(got, test.want) {
+			t.Errorf("with %q, %q are missing, not %q", test.has, test.want, got)
+		}
 	}
 }

@@ -23,10 +23,13 @@ func visit(f func(inode) error) error {
 	var failed error
 	onOwnThread(func() {
 		entered := map[inode]bool{}
-		paths, denied := 0, 0
+		tried, denied := 0, 0
 		listed := eachPath(func(path string) {
-			paths++
-			err := enterOnce(path, entered, f)
+			known, err := enterOnce(path, entered, f)
+			if known {
+				return
+			}
+			tried++
 			if errors.Is(err, fs.ErrPermission) {
 				denied++
 			} else if err != nil {
@@ -34,8 +37,8 @@ func visit(f func(inode) error) error {
 			}
 		})
 		failed = errors.Join(failed, listed)
-		if 2*denied > paths {
-			failed = addOnce(failed, errors.New("the network namespaces of most processes may not be looked at: run with CAP_SYS_PTRACE and CAP_SYS_ADMIN"))
+		if 2*denied > tried {
+			failed = addOnce(failed, errors.New("most network namespaces may not be looked at: run with CAP_SYS_PTRACE and CAP_SYS_ADMIN"))
 		}
 	})
 	return failed
@@ -58,31 +61,31 @@ func onOwnThread(f func()) {
 	<-done
 }
 
-// enterOnce enters the namespace of a path, unless it has been entered before, and calls f in it.
-func enterOnce(path string, entered map[inode]bool, f func(inode) error) error {
+// enterOnce enters the namespace of a path, and calls f in it, unless that has been tried before.
+func enterOnce(path string, entered map[inode]bool, f func(inode) error) (known bool, err error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {
-		return unlessGone(err, path)
+		return false, unlessGone(err, path)
 	}
 	if entered[inode(stat.Ino)] {
-		return nil
+		return true, nil
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return unlessGone(err, path)
+		return false, unlessGone(err, path)
 	}
 	defer file.Close()
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
-		return fmt.Errorf("look at %s: %w", path, err)
+		return false, fmt.Errorf("look at %s: %w", path, err)
 	}
 	if entered[inode(stat.Ino)] {
-		return nil
+		return true, nil
 	}
 	entered[inode(stat.Ino)] = true
 	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter a network namespace: %w", err)
+		return false, fmt.Errorf("enter a network namespace: %w", err)
 	}
-	return f(inode(stat.Ino))
+	return false, f(inode(stat.Ino))
 }
 
 // unlessGone keeps an error that does not say that a process or a file has gone.

@@ -22,7 +22,7 @@ type Agent struct {
 	Log   string
 	host  *lab.Host
 	weir  string
-	bpffs string
+	BPFFS string
 	args  []string
 
 	process *process
@@ -30,16 +30,16 @@ type Agent struct {
 
 // NewAgent prepares an agent. It has a bpffs of its own, and of root's capabilities those of the DaemonSet alone.
 func NewAgent(l *lab.Lab, host *lab.Host, weir, kubeconfig string, args ...string) (*Agent, error) {
-	a := &Agent{Node: host.Role, host: host, weir: weir, bpffs: filepath.Join(l.Dir, "bpf-"+host.Role), Log: filepath.Join(l.Dir, host.Role+".log")}
-	if err := os.MkdirAll(a.bpffs, 0o755); err != nil {
+	a := &Agent{Node: host.Role, host: host, weir: weir, BPFFS: filepath.Join(l.Dir, "bpf-"+host.Role), Log: filepath.Join(l.Dir, host.Role+".log")}
+	if err := os.MkdirAll(a.BPFFS, 0o755); err != nil {
 		return nil, err
 	}
-	if err := unix.Mount("bpf", a.bpffs, "bpf", 0, ""); err != nil {
-		return nil, fmt.Errorf("mount bpffs on %s: %w", a.bpffs, err)
+	if err := unix.Mount("bpf", a.BPFFS, "bpf", 0, ""); err != nil {
+		return nil, fmt.Errorf("mount bpffs on %s: %w", a.BPFFS, err)
 	}
 	a.args = append([]string{
 		"setpriv", "--bounding-set=-all,+" + strings.Join(Capabilities, ",+"), "--inh-caps=-all", "--",
-		weir, "agent", "--kubeconfig", kubeconfig, "--node-name", a.Node, "--bpffs", a.bpffs,
+		weir, "agent", "--kubeconfig", kubeconfig, "--node-name", a.Node, "--bpffs", a.BPFFS,
 	}, args...)
 	a.process = &process{host: host, args: a.args, log: a.Log}
 	return a, nil
@@ -62,12 +62,12 @@ func (a *Agent) Remove() error {
 	if _, err := a.CLI("cleanup"); err != nil {
 		return err
 	}
-	return unix.Unmount(a.bpffs, unix.MNT_DETACH)
+	return unix.Unmount(a.BPFFS, unix.MNT_DETACH)
 }
 
 // CLI runs a command of the binary.
 func (a *Agent) CLI(args ...string) (string, error) {
-	return a.host.Run("", a.weir, append(args, "--bpffs", a.bpffs)...)
+	return a.host.Run("", a.weir, append(args, "--bpffs", a.BPFFS)...)
 }
 
 // Status is what tests read of `weir status -o json`.
@@ -78,6 +78,12 @@ type Status struct {
 		Problems []struct {
 			Object, Reason, Message string
 		} `json:"problems"`
+		Errors []struct {
+			Message string
+		} `json:"errors"`
+		Sockets struct {
+			Whose, Cgroup string
+		} `json:"sockets"`
 		Sync struct {
 			Frontends int    `json:"frontends"`
 			Writes    uint64 `json:"writes"`

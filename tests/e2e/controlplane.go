@@ -110,7 +110,7 @@ func (c *ControlPlane) writeFiles() error {
 // Kubeconfig writes the configuration of a client, and returns the file.
 func (c *ControlPlane) Kubeconfig(name, token, server string) (string, error) {
 	config := clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"lab": {Server: server, CertificateAuthority: c.file("server.crt")}},
+		Clusters:       map[string]*clientcmdapi.Cluster{"lab": {Server: server, CertificateAuthority: c.CA()}},
 		AuthInfos:      map[string]*clientcmdapi.AuthInfo{name: {Token: token}},
 		Contexts:       map[string]*clientcmdapi.Context{"lab": {Cluster: "lab", AuthInfo: name}},
 		CurrentContext: "lab",
@@ -123,7 +123,7 @@ func (c *ControlPlane) Kubeconfig(name, token, server string) (string, error) {
 func (c *ControlPlane) client() (kubernetes.Interface, error) {
 	config := &rest.Config{
 		Host: c.URL(), BearerToken: adminToken, QPS: -1,
-		TLSClientConfig: rest.TLSClientConfig{CAFile: c.file("server.crt")},
+		TLSClientConfig: rest.TLSClientConfig{CAFile: c.CA()},
 		Dial: func(ctx context.Context, network, address string) (connection net.Conn, err error) {
 			err = c.host.Do(func() error {
 				// Not DialContext: with a context, connecting may go on in a goroutine that is elsewhere.
@@ -138,6 +138,9 @@ func (c *ControlPlane) client() (kubernetes.Interface, error) {
 
 // AdminKubeconfig is the file of a client that may do everything.
 func (c *ControlPlane) AdminKubeconfig() string { return c.file("admin.kubeconfig") }
+
+// CA is the file with the certificate that the API server is known by.
+func (c *ControlPlane) CA() string { return c.file("server.crt") }
 
 // Kubectl runs kubectl as the administrator.
 func (c *ControlPlane) Kubectl(input string, args ...string) (string, error) {

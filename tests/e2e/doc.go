@@ -12,6 +12,7 @@
 // pod edge. kube-proxy can take the place of node1's agent.
 //
 // The agents have the ServiceAccount and the permissions of deploy/kustomize, and the capabilities of its DaemonSet. There is no kubelet and
-// no scheduler: tests make Pod objects for the pods that the lab has. The binaries are built by `make e2e-binaries`
-// from the module beside this package.
+// no scheduler: tests make Pod objects for the pods that the lab has. Container does what a kubelet and its runtime do for
+// the DaemonSet's pod, with the image that `make image` builds. The binaries are built by `make e2e-binaries` from the modules
+// beside this package.
 package e2e
