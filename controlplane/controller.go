@@ -82,6 +82,7 @@ type Controller struct {
 	mu              sync.Mutex
 	desired         *desired
 	pending         map[compile.ID]struct{}
+	taken, applied  store.Changes           // that the desired state and the maps have
 	arrived         map[store.Key]time.Time // of the oldest change of an object that is not in the maps
 	applierProblems []compile.Problem
 	status          Status // but for what snapshot fills in
@@ -134,6 +135,7 @@ func (c *Controller) next(ctx context.Context) (work store.Work, more bool) {
 func (c *Controller) take(work store.Work) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.taken = work.Changes
 	for _, item := range work.Items {
 		c.note(item.Key, item.Arrived)
 	}
@@ -255,6 +257,7 @@ func (c *Controller) succeeded(problems []compile.Problem) {
 	departed := c.desired.departed || !c.status.Synced
 	c.desired.departed = false
 	arrived := c.arrived
+	c.applied = c.taken
 	c.arrived, c.pending, c.applierProblems = map[store.Key]time.Time{}, map[compile.ID]struct{}{}, problems
 	c.status.Synced, c.status.Failures, c.status.LastApplied = true, 0, now
 	if oldest := oldestOf(arrived, time.Time{}); !oldest.IsZero() {

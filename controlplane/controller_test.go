@@ -197,6 +197,33 @@ func TestRetryAlone(t *testing.T) {
 	})
 }
 
+// TestChangesWaiting: a change waits until the maps have it, however often writing fails.
+func TestChangesWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t)
+		expect := func(what string, all, waiting store.Changes) {
+			t.Helper()
+			if gotAll, gotWaiting := w.controller.Changes(); gotAll != all || gotWaiting != waiting {
+				t.Errorf("%s: %+v, of which %+v wait; want %+v and %+v", what, gotAll, gotWaiting, all, waiting)
+			}
+		}
+		w.update(newService("a", "10.96.0.1", 1), newSlice("a", "10.244.0.1"))
+		expect("before the sync", store.Changes{Services: 1, Slices: 1}, store.Changes{Services: 1, Slices: 1})
+		w.store.Synced()
+		w.expect("start", "sync")
+		expect("written", store.Changes{Services: 1, Slices: 1}, store.Changes{})
+		w.maps.breakDown(errors.New("map full"))
+		w.update(newSlice("a", "10.244.0.2"))
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		expect("writing fails", store.Changes{Services: 1, Slices: 2}, store.Changes{Slices: 1})
+		w.maps.breakDown(nil)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		expect("made good", store.Changes{Services: 1, Slices: 2}, store.Changes{})
+	})
+}
+
 // TestStatus: lag counts from the arrival of the change, problems come from everywhere, in order.
 func TestStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -55,6 +55,15 @@ func (c *Controller) Progress() Status {
 	return c.behind(waiting)
 }
 
+// Changes returns how many changes of objects have been taken in, and how many of them are not in the maps.
+func (c *Controller) Changes() (all, waiting store.Changes) {
+	c.mu.Lock()
+	applied := c.applied
+	c.mu.Unlock()
+	all = c.options.Store.Changes()
+	return all, all.Less(applied)
+}
+
 // behind returns how far the maps are behind. Waiting is the oldest change that has not been taken.
 func (c *Controller) behind(waiting time.Time) Status {
 	status := c.status

@@ -71,7 +71,7 @@ func (d *daemon) state() metrics.State {
 		Synced: status.Synced, Services: status.Services, Frontends: status.Frontends, Problems: status.Problems,
 		Applied: status.LastApplied, Lag: status.Lag, All: d.controller.Services(),
 	}
-	state.ServiceChanges, state.SliceChanges = d.store.Changes()
+	state.Changes, state.Waiting = d.controller.Changes()
 	return state
 }
 

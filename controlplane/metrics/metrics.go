@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/store"
 )
 
 // families are labelled alike: one writer serves both.
@@ -26,8 +27,9 @@ type State struct {
 	Applied   time.Time     // when the maps last held everything; zero: not yet
 	Lag       time.Duration // age of the oldest change that they do not hold
 
-	ServiceChanges, SliceChanges uint64
-	All                          []compile.Service
+	Changes store.Changes // that were taken in
+	Waiting store.Changes // of those, the ones that the maps do not hold
+	All     []compile.Service
 }
 
 // Metrics are those of one agent.
@@ -118,6 +120,8 @@ var (
 	lastQueued     = kubeProxyDesc("sync_proxy_rules_last_queued_timestamp_seconds", "The arrival of the oldest change that waits, or the last time the maps were written", "ip_family")
 	serviceChanges = kubeProxyDesc("sync_proxy_rules_service_changes_total", "Changes of Services")
 	sliceChanges   = kubeProxyDesc("sync_proxy_rules_endpoint_changes_total", "Changes of EndpointSlices")
+	serviceWaiting = kubeProxyDesc("sync_proxy_rules_service_changes_pending", "Changes of Services that are not in the maps")
+	sliceWaiting   = kubeProxyDesc("sync_proxy_rules_endpoint_changes_pending", "Changes of EndpointSlices that are not in the maps")
 	noLocal        = kubeProxyDesc("sync_proxy_rules_no_local_endpoints_total", "Service ports with policy Local and no endpoint on the node", "traffic_policy", "ip_family")
 )
 
@@ -127,7 +131,7 @@ func kubeProxyDesc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe is part of prometheus.Collector.
 func (a agent) Describe(out chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{synced, services, frontends, lag, problems, lastSync, lastQueued, serviceChanges, sliceChanges, noLocal} {
+	for _, desc := range []*prometheus.Desc{synced, services, frontends, lag, problems, lastSync, lastQueued, serviceChanges, sliceChanges, serviceWaiting, sliceWaiting, noLocal} {
 		out <- desc
 	}
 }
@@ -150,8 +154,10 @@ func (a agent) Collect(out chan<- prometheus.Metric) {
 	for reason, count := range byReason {
 		out <- gauge(problems, count, reason)
 	}
-	out <- counter(serviceChanges, state.ServiceChanges)
-	out <- counter(sliceChanges, state.SliceChanges)
+	out <- counter(serviceChanges, state.Changes.Services)
+	out <- counter(sliceChanges, state.Changes.Slices)
+	out <- gauge(serviceWaiting, int(state.Waiting.Services))
+	out <- gauge(sliceWaiting, int(state.Waiting.Slices))
 	collectTimes(out, state)
 	collectNoLocal(out, state.All)
 }

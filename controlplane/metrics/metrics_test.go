@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/store"
 )
 
 // nothing collects nothing.
@@ -44,6 +45,22 @@ func TestNoLocalEndpoints(t *testing.T) {
 		`ip_family="IPv6",traffic_policy="internal"`: 0, `ip_family="IPv6",traffic_policy="external"`: 1,
 	} {
 		line := fmt.Sprintf("kubeproxy_sync_proxy_rules_no_local_endpoints_total{%s} %d", labels, want)
+		if !slices.Contains(text, line) {
+			t.Errorf("no line %s", line)
+		}
+	}
+}
+
+// TestChanges: the names that dashboards query for what waits.
+func TestChanges(t *testing.T) {
+	m := New("v1", nothing{}, func() State {
+		return State{Changes: store.Changes{Services: 12, Slices: 34}, Waiting: store.Changes{Services: 1, Slices: 2}}
+	})
+	text := scrape(t, m)
+	for _, line := range []string{
+		"kubeproxy_sync_proxy_rules_service_changes_total 12", "kubeproxy_sync_proxy_rules_endpoint_changes_total 34",
+		"kubeproxy_sync_proxy_rules_service_changes_pending 1", "kubeproxy_sync_proxy_rules_endpoint_changes_pending 2",
+	} {
 		if !slices.Contains(text, line) {
 			t.Errorf("no line %s", line)
 		}

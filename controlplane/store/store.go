@@ -61,6 +61,15 @@ type Work struct {
 
 	Ranges        []*networkingv1.ServiceCIDR // all there are, in order of their names, where one changed
 	RangesChanged bool
+	Changes       Changes // up to and with this work
+}
+
+// Changes are how many changes have been taken in.
+type Changes struct{ Services, Slices uint64 }
+
+// Less returns the changes without the first ones.
+func (c Changes) Less(first Changes) Changes {
+	return Changes{Services: c.Services - first.Services, Slices: c.Slices - first.Slices}
 }
 
 // Store is safe for concurrent use. Any number may write; one consumer calls Next.
@@ -88,7 +97,7 @@ type Store struct {
 	taken       time.Time     // when Next last returned work
 	wake        chan struct{} // holds one token when Next should look again
 
-	serviceChanges, sliceChanges uint64
+	changes Changes
 }
 
 // New returns an empty store. Changes that follow a batch of work within gather are collected for that
@@ -215,10 +224,10 @@ func (s *Store) Node(name string) *corev1.Node {
 }
 
 // Changes returns how many changes of Services and slices have been taken in.
-func (s *Store) Changes() (services, slices uint64) {
+func (s *Store) Changes() Changes {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.serviceChanges, s.sliceChanges
+	return s.changes
 }
 
 // Oldest returns the arrival of the oldest change that its consumer has not taken note of, or false if
@@ -277,7 +286,7 @@ func (s *Store) setService(key Key, service *corev1.Service, arrived time.Time) 
 	if s.services[key] == service {
 		return
 	}
-	s.serviceChanges++
+	s.changes.Services++
 	if service == nil {
 		delete(s.services, key)
 	} else {
@@ -291,7 +300,7 @@ func (s *Store) setSlice(key Key, slice *discoveryv1.EndpointSlice, arrived time
 	if old == slice {
 		return
 	}
-	s.sliceChanges++
+	s.changes.Slices++
 	s.dropSlice(key, old, arrived)
 	if slice == nil {
 		return
@@ -396,7 +405,7 @@ func (s *Store) pause(ctx context.Context, ready bool, wait time.Duration) error
 func (s *Store) take() Work {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	work := Work{NodesArrived: s.nodesDirty}
+	work := Work{NodesArrived: s.nodesDirty, Changes: s.changes}
 	for key := range s.dirty {
 		work.Items = append(work.Items, s.item(key))
 	}
