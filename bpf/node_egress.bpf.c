@@ -24,7 +24,7 @@ static __always_inline int depart_by(struct packet *packet, const struct device 
 	result = route_find_out(packet, &view->to, view->ifindex, &route);
 	if (route.fib.ifindex != view->ifindex || !packet_can_send(packet, result, &route))
 		return PACKET_PASS;
-	return packet_send(packet, device, &route);
+	return packet_send_instead(packet, device, result, &route);
 }
 
 /* An answer of a local backend. */

@@ -135,6 +135,21 @@ static __always_inline int packet_send(struct packet *packet, const struct devic
 	return bpf_redirect_neigh(route->fib.ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
+/*
+ * The same for a packet that is leaving by another route already. One that waits for its neighbour goes on by the route
+ * that the kernel has noted for it, and would get the MAC of that one's next hop. So that route is made the right one,
+ * which costs a second lookup.
+ */
+static __always_inline int packet_send_instead(struct packet *packet, const struct device *device,
+					       enum route_result result, const struct route *route)
+{
+	if (result != ROUTE_NO_NEIGHBOUR)
+		return packet_send(packet, device, route);
+	if (!packet_make_ethernet(packet, device))
+		return PACKET_DROP;
+	return bpf_redirect_neigh(route->fib.ifindex, NULL, 0, 0);
+}
+
 /* At tc the kernel resolves next hops, and remembers them itself. */
 static __always_inline int packet_send_hop(struct packet *packet, const struct hop *hop)
 {
