@@ -106,6 +106,12 @@ static __always_inline bool flow_has_ended(const struct packet *packet, struct f
 	return !(packet->tcp_flags & TCP_RST);
 }
 
+/* Whether the flow is between this host itself and a VIP. */
+static __always_inline bool flow_is_of_host(const struct flow_view *view)
+{
+	return (view->action & ~FLOW_ENDED) == FLOW_HOST;
+}
+
 static __always_inline void flow_remove(const struct flow_key *key, const struct tuple *to)
 {
 	struct flow_key other;

@@ -9,13 +9,14 @@
 #include "leave.h"
 #include "node_open.h"
 
-/* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
+/* A packet of an established flow, whole; of any other, who goes on with it. */
 static __noinline int node_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
 	struct flow_view view;
+	int rest = PACKET_BEGINS;
 
 	if (!device)
 		return PACKET_PASS;
@@ -27,17 +28,22 @@ static __noinline int node_known(packet_context *context)
 		return PACKET_PASS;
 	}
 	packet.ifindex = packet.tagged ? 0 : device_logical(device, packet_ifindex(context));
-	if (flow_lookup(&packet, &view))
-		return node_translate(&packet, device, &view);
-	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
+	if (flow_lookup(&packet, &view)) {
+		if (!flow_is_of_host(&view))
+			return node_translate(&packet, device, &view);
+		rest = PACKET_OF_HOST;
+	}
+	return scratch_save(&packet) ? rest : PACKET_DROP;
 }
 
-/* Two functions, one after the other: the stack of the one is not the other's. */
+/* Functions, one after the other: the stack of the one is not the other's. */
 static __always_inline int node_arrive(packet_context *context)
 {
 	int verdict = node_known(context);
 
-	return verdict == PACKET_BEGINS ? node_begin_scratch(context) : verdict;
+	if (verdict == PACKET_BEGINS)
+		verdict = node_begin_scratch(context);
+	return verdict == PACKET_OF_HOST ? host_answer_scratch(context) : verdict;
 }
 
 #endif

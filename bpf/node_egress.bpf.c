@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * tc egress of the node edge: turns back the answers of local backends, and records connections of the
- * node itself and of masqueraded pods that an arriving packet could take for ours.
+ * tc egress of the node edge: turns back the answers of local backends, translates what this host itself still sends
+ * to VIPs, and records connections of the node and of masqueraded pods that an arriving packet could take for ours.
  */
+#define PACKET_BACK BPF_F_INGRESS /* who sends by this device is answered by the stack */
 #include "packet_tc.h"
 
 #include "device.h"
 #include "flow.h"
+#include "host.h"
 #include "icmp_quote.h"
 #include "leave.h"
 #include "nat.h"
@@ -83,12 +85,14 @@ __noinline int depart_begin_scratch(packet_context *context)
 		return PACKET_PASS;
 	switch (flow_lookup_embryo(&packet, &view)) {
 	case FLOW_HIT:
-		return depart_answer(&packet, device, &view);
+		return flow_is_of_host(&view) ? PACKET_OF_HOST : depart_answer(&packet, device, &view);
 	case FLOW_REFUSED:
 		return PACKET_DROP;
 	case FLOW_MISS:
 		break;
 	}
+	if (host_asks_frontend(&packet))
+		return PACKET_OF_HOST;
 	return depart_foreign(&packet);
 }
 
@@ -118,13 +122,14 @@ __noinline int depart_icmp_scratch(packet_context *context)
 	return depart_by(&packet, device, &view);
 }
 
-/* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
+/* A packet of an established flow, whole; of any other, who goes on with it. */
 static __noinline int depart_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
 	struct flow_view view;
+	int rest = PACKET_BEGINS;
 
 	if (!device)
 		return PACKET_PASS;
@@ -132,9 +137,12 @@ static __noinline int depart_known(packet_context *context)
 	if (parsed != PARSE_OK)
 		return packet_leave(&packet, parsed);
 	packet.ifindex = device_logical(device, packet_ifindex(context));
-	if (flow_lookup(&packet, &view))
-		return depart_answer(&packet, device, &view);
-	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
+	if (flow_lookup(&packet, &view)) {
+		if (!flow_is_of_host(&view))
+			return depart_answer(&packet, device, &view);
+		rest = PACKET_OF_HOST;
+	}
+	return scratch_save(&packet) ? rest : PACKET_DROP;
 }
 
 SEC("tc")
@@ -143,8 +151,10 @@ int node_egress(struct __sk_buff *context)
 	int verdict = depart_known(context);
 
 	if (verdict == PACKET_BEGINS)
-		return depart_begin_scratch(context);
-	return verdict == PACKET_ICMP ? depart_icmp_scratch(context) : verdict;
+		verdict = depart_begin_scratch(context);
+	if (verdict == PACKET_ICMP)
+		return depart_icmp_scratch(context);
+	return verdict == PACKET_OF_HOST ? host_send_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -47,7 +47,7 @@ __noinline int node_icmp_scratch(packet_context *context)
 		return quote_drop_redirect();
 	if (view.action == FLOW_FORWARD)
 		return node_forward_error(&packet, &quote, device, &view);
-	if (view.half == FLOW_HALF_REVERSE)
+	if (view.half == FLOW_HALF_REVERSE || flow_is_of_host(&view))
 		return PACKET_PASS; /* as answers of local backends: turned back where they leave */
 	return quote_translate(&packet, &quote, &view, false) ? PACKET_PASS : PACKET_DROP;
 }

@@ -3,6 +3,7 @@
 #include "packet_tc.h"
 
 #include "reject.h"
+#include "node_host.h"
 #include "node.h"
 #include "node_icmp.h"
 

@@ -146,6 +146,8 @@ __noinline int node_begin_scratch(packet_context *context)
 		return PACKET_DROP;
 	if (found == FLOW_MISS && !node_new(&packet, device, &view))
 		return view.verdict;
+	if (flow_is_of_host(&view))
+		return PACKET_OF_HOST;
 	return node_translate(&packet, device, &view);
 }
 

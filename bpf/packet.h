@@ -77,6 +77,7 @@ enum parse_result {
 /* No verdicts: the packet lies in the scratch for whoever goes on with it. */
 #define PACKET_BEGINS 0x100 /* it is of no established flow */
 #define PACKET_ICMP 0x101
+#define PACKET_OF_HOST 0x102 /* between this host itself and a VIP: host.h, node_host.h */
 
 struct vlan_header {
 	__be16 tci;

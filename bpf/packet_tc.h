@@ -136,9 +136,9 @@ static __always_inline int packet_send(struct packet *packet, const struct devic
 }
 
 /*
- * The same for a packet that is leaving by another route already. One that waits for its neighbour goes on by the route
- * that the kernel has noted for it, and would get the MAC of that one's next hop. So that route is made the right one,
- * which costs a second lookup.
+ * The same for a packet that is leaving by another route already. One that waits for its neighbour goes on by the
+ * route that the kernel has noted for it, and would get the MAC of that one's next hop. So that route is made the
+ * right one, which costs a second lookup.
  */
 static __always_inline int packet_send_instead(struct packet *packet, const struct device *device,
 					       enum route_result result, const struct route *route)
@@ -150,13 +150,39 @@ static __always_inline int packet_send_instead(struct packet *packet, const stru
 	return bpf_redirect_neigh(route->fib.ifindex, NULL, 0, 0);
 }
 
+/* Who a packet is from that changes the device it comes by: a bridge that learned its real source there would be
+ * wrong. */
+#define ARRIVAL_MAC { 0x02, 'w', 'e', 'i', 'r', 0 }
+
+/* Makes the packet come by another device: to the programs there, and then to the stack. Returns the verdict. */
+static __always_inline int packet_arrive_by(struct packet *packet, const struct device *device, __u32 ifindex)
+{
+	struct ethhdr ethernet = { .h_source = ARRIVAL_MAC, .h_proto = packet->context->protocol };
+	struct device by = {};
+
+	if (!device_read(ifindex, &by))
+		return PACKET_DROP;
+	if (by.flags & DEVICE_NO_ETHERNET)
+		return bpf_redirect(ifindex, BPF_F_INGRESS);
+	__builtin_memcpy(ethernet.h_dest, by.master ? by.master_mac : by.mac, sizeof(ethernet.h_dest));
+	if (!packet_make_ethernet(packet, device) ||
+	    bpf_skb_store_bytes(packet->context, 0, &ethernet, sizeof(ethernet), 0))
+		return PACKET_DROP;
+	return bpf_redirect(ifindex, BPF_F_INGRESS);
+}
+
 /* At tc the kernel resolves next hops, and remembers them itself. */
 static __always_inline int packet_send_hop(struct packet *packet, const struct hop *hop)
 {
 	return PACKET_DROP;
 }
 
-/* Back out of the device it is on, to where it came from. */
+/* Where answers go that a program makes of a packet: back out of the device that it came by. */
+#ifndef PACKET_BACK
+#define PACKET_BACK 0
+#endif
+
+/* To where it came from, by the device it is on. */
 static __always_inline int packet_return(struct packet *packet, const struct device *device)
 {
 	struct ethhdr *ethernet;
@@ -170,7 +196,7 @@ static __always_inline int packet_return(struct packet *packet, const struct dev
 		__builtin_memcpy(ethernet->h_source, ethernet->h_dest, sizeof(mac));
 		__builtin_memcpy(ethernet->h_dest, mac, sizeof(mac));
 	}
-	return bpf_redirect(packet_ifindex(packet->context), 0);
+	return bpf_redirect(packet_ifindex(packet->context), PACKET_BACK);
 }
 
 #endif

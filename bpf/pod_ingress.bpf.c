@@ -12,6 +12,7 @@
 #include "icmp_quote.h"
 #include "leave.h"
 #include "nat.h"
+#include "pod_host.h"
 #include "service.h"
 #include "snat.h"
 #include "socket_lookup.h"
@@ -101,6 +102,16 @@ static __always_inline bool pod_finds_local_listener(struct packet *packet, cons
 	return true;
 }
 
+/* A packet that no frontend is for: it may be the pod's answer to this host. */
+static __always_inline int pod_unclaimed(struct packet *packet, struct device *device)
+{
+	int verdict = PACKET_BEGINS;
+
+	if (snat_port_in_range(packet->key.tuple.destination_port))
+		verdict = host_answer_scratch(packet->context);
+	return verdict == PACKET_BEGINS ? packet_unclaimed(packet, device) : verdict;
+}
+
 /* A packet of no flow: whether one has been opened for it. */
 static __always_inline bool pod_new(struct packet *packet, struct device *device, struct flow_view *view)
 {
@@ -108,7 +119,7 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 
 	switch (service_of_packet(packet, &service)) {
 	case SERVICE_NONE:
-		return flow_end(view, packet_unclaimed(packet, device));
+		return flow_end(view, pod_unclaimed(packet, device));
 	case SERVICE_STALE:
 		count(drop_stale_service);
 		return flow_end(view, PACKET_DROP);

@@ -171,12 +171,15 @@ static __always_inline int packet_pass_up(void)
 	return PACKET_PASS;
 }
 
-/* Whom errors come from that the node has to tell: a device without an address speaks as the one asked. */
+/*
+ * Whom errors come from that the node has to tell: a device without an address speaks as the one asked. So does the
+ * node to itself: its stack takes nothing from its own addresses.
+ */
 static __always_inline struct address router_address(const struct packet *packet, const struct device *device)
 {
 	const struct address *address = device_address(device, packet->ipv6);
 
-	return address_is_zero(address) ? packet->key.tuple.destination : *address;
+	return PACKET_BACK || address_is_zero(address) ? packet->key.tuple.destination : *address;
 }
 
 /* What a router says of a packet it cannot forward (RFC 1812, 4.3.3; RFC 4443, 3.2 and 3.3). */

@@ -81,6 +81,18 @@ static __always_inline enum route_result route_find_out(const struct packet *pac
 		bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), BPF_FIB_LOOKUP_OUTPUT));
 }
 
+/* The index of lo in every network namespace. */
+#define LOOPBACK_IFINDEX 1
+
+/* The route of a packet that this host itself sends: its rules say it comes by lo. */
+static __always_inline enum route_result route_find_of_host(const struct packet *packet, const struct tuple *to,
+							    struct route *route)
+{
+	route_fill(&route->fib, packet, &packet->key.tuple.source, to);
+	route->fib.ifindex = LOOPBACK_IFINDEX;
+	return route_result_of(bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), 0));
+}
+
 /*
  * The route back to a client that came in by the device `ifindex`: out of that device where a route leads
  * there, else wherever the routes say. Clouds route by source and mark; the main table may not know.

@@ -207,6 +207,7 @@ enum flow_action {
 	FLOW_FORWARD = 1, /* send it out by the route to its new destination */
 	FLOW_RETURN = 2,  /* send it back out of the device it came in on (hairpin) */
 	FLOW_FOREIGN = 3, /* not ours: let it pass untouched */
+	FLOW_HOST = 4,	  /* of this host's own: out to its backend, back as if the VIP had answered */
 } __attribute__((packed));
 
 /*
@@ -252,6 +253,7 @@ struct flow {
 	__u32 backend;	  /* backend index */
 	__u32 generation; /* of the backend */
 	__u32 ifindex;	  /* the device (or its bridge or bond) the client's packets arrive by; 0: not known */
+			  /* of FLOW_HOST: the device they leave by, itself */
 	enum flow_action action;
 	enum flow_half half;
 	enum flow_state state; /* of this half: each side closes its own */
@@ -365,7 +367,7 @@ struct packet_counters {
 	__u64 drop_flow_table_full;	 /* a client's answer found no room in the flow table */
 	__u64 drop_snat_ports_exhausted; /* no source port left toward this backend */
 	__u64 drop_snat_no_address;	 /* the device toward the backend has no address of the family */
-	__u64 drop_snat_orphan;		 /* to the SNAT port range, of no flow, socket or foreign flow */
+	__u64 drop_snat_orphan;		 /* to the SNAT port range, of no flow or socket; or of a pod for another */
 	__u64 drop_no_route;		 /* no route to the backend or back to the client */
 	__u64 drop_no_local_endpoint;	 /* policy Local, and no endpoint on this node */
 	__u64 drop_stale_service;	 /* frontend and service record disagreed twice */
@@ -375,6 +377,7 @@ struct packet_counters {
 	__u64 drop_icmp_redirect;	 /* about a packet of a flow: it would name a backend's MAC, or a VIP's */
 	__u64 drop_icmp_undeliverable;	 /* an ICMP error about a flow: no route, or too long for it, or expired */
 	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */
+	__u64 drop_host_untranslated;	 /* sent by this host to a VIP, which it may not leave with */
 	__u64 drop_unallocated;		 /* to an address of a ServiceCIDR that no Service has */
 	__u64 refuse_no_endpoint;	 /* at the socket edge: ECONNREFUSED */
 	__u64 refuse_no_local_endpoint;	 /* at the socket edge: EHOSTUNREACH */

@@ -82,6 +82,7 @@ const (
 	FlowForward = bpfFlowActionFLOW_FORWARD
 	FlowReturn  = bpfFlowActionFLOW_RETURN
 	FlowForeign = bpfFlowActionFLOW_FOREIGN
+	FlowHost    = bpfFlowActionFLOW_HOST
 
 	FlowEnded FlowAction = 0x80 // FLOW_ENDED: added to one of the others
 )

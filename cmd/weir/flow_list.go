@@ -148,6 +148,8 @@ func viewAction(action maps.FlowAction) string {
 		return "return"
 	case maps.FlowForeign:
 		return "foreign"
+	case maps.FlowHost:
+		return "host"
 	default:
 		return fmt.Sprintf("action %d", action)
 	}

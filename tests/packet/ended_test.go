@@ -99,3 +99,21 @@ func TestEndedConnectionOfAPodIsReset(t *testing.T) {
 		})
 	}
 }
+
+// The same of this host's own connections: the stack gets the reset.
+func TestEndedConnectionOfThisHostIsReset(t *testing.T) {
+	c := hostCases()
+	c.protocols = []compile.Protocol{compile.TCP}
+	forEach(t, c, func(tr *trial) {
+		out, translated := tr.hostOpens(tr.remote(tr.Remote), tr.NodeEth0)
+		answer := translated.answer(gatewayMAC(), tr.Device("eth0").MAC)
+		tr.runProgram(NodeIngress, "eth0", answer.Bytes())
+		tr.run("eth0", out.later().Bytes())
+		tr.ended("eth0", out)
+		tr.expectReset("eth0", out.later())
+		tr.expectOf(NodeIngress, "eth0", answer, Pass, answer.translated(out.To, out.From))
+		dead := out.later()
+		dead.TCP.RST = true
+		tr.expect("eth0", dead, Redirect, dead.translated(translated.From, translated.To))
+	})
+}

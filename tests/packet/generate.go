@@ -163,6 +163,9 @@ func (g *Generator) fresh() (Arrival, Frame) {
 		frame.From = netip.AddrPortFrom(choose(g, frame.From.Addr(), g.nodeAddress(family)), choose(g, frame.From.Port(), to.Port()))
 		frame.To = netip.AddrPortFrom(choose(g, g.hosts.Client, g.hosts.Remote, g.hosts.OtherClient).Of(family), g.port())
 	}
+	if program == NodeEgress && g.one(2) { // of this host itself
+		frame.From, frame.To = netip.AddrPortFrom(frame.From.Addr(), g.port()), to
+	}
 	return Arrival{Program: program, Device: device}, frame
 }
 
@@ -174,7 +177,7 @@ func (g *Generator) arriveAnywhere(family compile.Family) (Program, *Device, net
 		device := choose(g, "pod0", "pod1", "pod2")
 		source := map[string]Pair{"pod0": hosts.Pod, "pod1": hosts.OtherPod, "pod2": hosts.BarePod}[device]
 		return choose(g, PodIngress, PodIngress, PodIngress, PodEgress), g.node.Device(device), source.Of(family)
-	case 2:
+	case 2, 3:
 		return NodeEgress, g.node.Device(choose(g, "eth0", "eth1", "br0p")), choose(g, hosts.NodeEth0, hosts.Pod).Of(family)
 	default:
 		device := choose(g, "eth0", "eth0", "eth0", "eth1", "eth2", "eth3", "br0p")
@@ -211,6 +214,9 @@ func (g *Generator) whereKnown(id flowID) (Program, *Device) {
 		if device.Pod != 0 && device.Record.EdgeId == id.edge && !g.one(20) {
 			return choose(g, PodIngress, PodEgress), device
 		}
+	}
+	if g.one(20) {
+		return PodIngress, g.node.Device(choose(g, "pod0", "pod1"))
 	}
 	device := g.node.Device(choose(g, "eth0", "eth0", "eth0", "eth0", "eth1", "br0p"))
 	return choose(g, g.meets(device), g.meets(device), g.meets(device), NodeEgress), device

@@ -145,7 +145,7 @@ func (m *Model) visit(program Program, device *Device, frame []byte, result Resu
 	case NodeXDP, NodeIngress:
 		return v.nodeArrive()
 	case NodeEgress:
-		return v.nodeDepart(), nil
+		return v.nodeDepart()
 	case PodIngress:
 		return v.podSend()
 	default:
@@ -265,9 +265,10 @@ func (v *visit) timeExceeded() Result {
 	return v.answer(icmpError{type4: 11, type6: 3, from: v.router()})
 }
 
-// router is whom errors come from that the node has to tell: a device without an address speaks as the one asked.
+// router is whom errors come from that the node has to tell: a device without an address speaks as the one asked, and so
+// does the node to itself.
 func (v *visit) router() netip.Addr {
-	if address := v.address(v.device); address.IsValid() {
+	if address := v.address(v.device); address.IsValid() && v.program != NodeEgress {
 		return address
 	}
 	return v.tuple.to.Addr()

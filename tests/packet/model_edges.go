@@ -29,6 +29,9 @@ func (v *visit) nodeArrive() (Result, error) {
 
 // nodeTranslate is a packet of a known flow.
 func (v *visit) nodeTranslate(h *half) Result {
+	if h.ofHost() {
+		return v.hostAnswered(h)
+	}
 	if v.hasEnded(h) {
 		return v.reject()
 	}
@@ -249,15 +252,26 @@ func (v *visit) nodeBegun(h *half) Result {
 }
 
 // nodeDepart is node_egress.
-func (v *visit) nodeDepart() Result {
+func (v *visit) nodeDepart() (Result, error) {
 	h, found := v.lookup()
-	switch {
-	case found == refused:
-		return Result{Verdict: Drop}
-	case found == miss:
-		v.recordForeign()
-		return v.untouched()
-	case h.forward() || h.action != maps.FlowStack:
+	switch found {
+	case refused:
+		return Result{Verdict: Drop}, nil
+	case hit:
+		return v.nodeDepartKnown(h), nil
+	}
+	if service := v.services[frontendID{v.tuple.to, v.protocol}]; service != nil {
+		return v.hostNew(service)
+	}
+	v.recordForeign()
+	return v.untouched(), nil
+}
+
+func (v *visit) nodeDepartKnown(h *half) Result {
+	if h.ofHost() {
+		return v.hostSend(h)
+	}
+	if h.forward() || h.action != maps.FlowStack {
 		return v.untouched()
 	}
 	v.account(h)
@@ -339,7 +353,7 @@ func (v *visit) podTranslate(h *half, known bool) Result {
 func (v *visit) podNew() (Result, error) {
 	service, _ := v.service()
 	if service == nil {
-		return v.unclaimed(), nil
+		return v.podUnclaimed(), nil
 	}
 	if !isHost(v.tuple.from.Addr()) {
 		return v.untouched(), nil

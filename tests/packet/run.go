@@ -75,6 +75,7 @@ const growth = 64
 // Offsets and sizes of struct __sk_buff and struct xdp_md (linux/bpf.h).
 const (
 	skbSize        = 192
+	skbCameBy      = 36 // ingress_ifindex: of a packet that the node forwards
 	skbIfindex     = 40
 	skbGSOSize     = 176
 	xdpSize        = 24
@@ -107,6 +108,13 @@ func (r *Runner) RunGSO(program Program, device *Device, packet []byte, size uin
 // error if that sum is wrong behind the program.
 func (r *Runner) RunSummed(program Program, device *Device, packet []byte) (Result, error) {
 	return r.run(program, device, packet, 0, checkComplete)
+}
+
+// RunForwarded runs a tc program on a packet that leaves by a device and has come by another one.
+func (r *Runner) RunForwarded(program Program, by, device *Device, packet []byte) (Result, error) {
+	binary.NativeEndian.PutUint32(r.skb[skbCameBy:], uint32(by.Index))
+	defer binary.NativeEndian.PutUint32(r.skb[skbCameBy:], 0)
+	return r.run(program, device, packet, 0, 0)
 }
 
 func (r *Runner) run(program Program, device *Device, packet []byte, gso, flags uint32) (Result, error) {

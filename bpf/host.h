@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What this host itself sends to a VIP, and nobody has translated yet: packets of raw sockets, of sockets that were
+ * connected before the agent came, of the kernel's own clients, and of all processes with --socket-lb off. Where they
+ * leave is the last place to do it, and what leaves there with a VIP is lost.
+ *
+ * A backend sees the node's address on the way to it, with a port of the SNAT range: its answers are known by that,
+ * on whatever device they come (host_answer.h).
+ */
+#ifndef WEIR_HOST_H
+#define WEIR_HOST_H
+
+#include "access_packet.h"
+#include "device.h"
+#include "flow.h"
+#include "nat.h"
+#include "reject.h"
+#include "route.h"
+#include "service.h"
+#include "snat.h"
+
+/* Whether this host sends the packet, to a frontend. One that it forwards has come by a device. */
+static __always_inline bool host_asks_frontend(const struct packet *packet)
+{
+	const struct tuple *tuple = &packet->key.tuple;
+	struct frontend_key key;
+
+	if (packet->context->ingress_ifindex)
+		return false;
+	frontend_key_fill(&key, &tuple->destination, tuple->destination_port, packet->key.protocol);
+	return bpf_map_lookup_elem(&frontends, &key) != NULL;
+}
+
+static __always_inline int host_drop(void)
+{
+	count(drop_host_untranslated);
+	return PACKET_DROP;
+}
+
+/* What a route says that leads to no backend. */
+static __always_inline int host_refuse(struct packet *packet, struct device *device, enum route_result result,
+				       const struct route *route)
+{
+	if (result == ROUTE_TOO_BIG)
+		return reply_too_big(packet, device, route->fib.mtu_result);
+	count(drop_no_route);
+	return PACKET_DROP;
+}
+
+/*
+ * A server on this host would answer an address of the node by lo, past us. So it sees the VIP as its client, and
+ * answers where the question would have left.
+ */
+static __always_inline bool host_serves_itself(const struct backend *backend, enum route_result result)
+{
+	return result == ROUTE_STACK && (backend->flags & BACKEND_LOCAL || address_is_of_node(&backend->address));
+}
+
+/* How a flow of this host reaches its backend. False: not at all. */
+static __always_inline bool host_plan(struct packet *packet, struct device *device, const struct backend *backend,
+				      struct birth *birth, struct flow_view *view)
+{
+	enum route_result result;
+	struct device out = {};
+	struct route route;
+
+	birth->action = FLOW_HOST;
+	birth->snat = true;
+	result = route_find_of_host(packet, &birth->to, &route);
+	if (host_serves_itself(backend, result)) {
+		birth->to.source = packet->key.tuple.destination;
+		return true;
+	}
+	if (!packet_can_send(packet, result, &route))
+		return flow_end(view, host_refuse(packet, device, result, &route));
+	if (!device_read(route.fib.ifindex, &out) || address_is_zero(device_address(&out, packet->ipv6))) {
+		count(drop_snat_no_address);
+		return flow_end(view, PACKET_DROP);
+	}
+	birth->to.source = *device_address(&out, packet->ipv6);
+	return true;
+}
+
+static __always_inline int host_no_backend(struct packet *packet, struct device *device,
+					   const struct service *service)
+{
+	if (service->flags & SERVICE_NO_ENDPOINTS)
+		return reject(packet, device);
+	count(drop_no_local_endpoint);
+	return PACKET_DROP;
+}
+
+static __always_inline bool host_open(struct packet *packet, struct device *device, const struct service *service,
+				      struct flow_view *view)
+{
+	__u32 index = service_pick(packet, service, SIDE_INSIDE);
+	struct backend *backend;
+	struct birth *birth;
+
+	if (!index)
+		return flow_end(view, host_no_backend(packet, device, service));
+	backend = backend_find(index);
+	if (!backend) {
+		count(drop_stale_backend);
+		return flow_end(view, PACKET_DROP);
+	}
+	birth = flow_prepare(packet, service, index, backend);
+	if (!birth)
+		return flow_end(view, PACKET_DROP);
+	return host_plan(packet, device, backend, birth, view) && flow_open(packet, birth, view);
+}
+
+/* A connection that was there before us, or is forgotten: nobody can go on with it, so its socket is told. */
+static __always_inline int host_reset(struct packet *packet)
+{
+	return packet->tcp_flags & TCP_RST ? host_drop() : reset(packet);
+}
+
+/* A packet of no flow: whether one has been opened for it. */
+static __always_inline bool host_new(struct packet *packet, struct device *device, struct flow_view *view)
+{
+	struct service_view service = {};
+
+	switch (service_of_packet(packet, &service)) {
+	case SERVICE_NONE:
+		return flow_end(view, host_drop()); /* it has just gone */
+	case SERVICE_STALE:
+		count(drop_stale_service);
+		return flow_end(view, PACKET_DROP);
+	case SERVICE_FOUND:
+		break;
+	}
+	if (packet->tagged || !tuple_is_of_hosts(&packet->key.tuple))
+		return flow_end(view, host_drop());
+	if (packet_is_tcp(packet) && !packet_is_syn(packet))
+		return flow_end(view, host_reset(packet));
+	if (!packet_is_admitted(packet, &service))
+		return flow_end(view, PACKET_DROP);
+	return host_open(packet, device, service.service, view);
+}
+
+/* A packet of a known flow of this host, to its backend. */
+static __always_inline int host_forward(struct packet *packet, struct device *device, struct flow_view *view)
+{
+	bool here = address_equal(&view->to.source, &packet->key.tuple.destination); /* host_serves_itself() */
+	enum route_result result = ROUTE_OUT;
+	struct route route;
+
+	if (flow_has_ended(packet, view))
+		return reset(packet);
+	if (!here) {
+		result = route_find_of_host(packet, &view->to, &route);
+		if (!packet_can_send(packet, result, &route))
+			return host_refuse(packet, device, result, &route);
+	}
+	flow_account(packet, view);
+	if (!nat_rewrite(packet, &view->to, false)) {
+		count(drop_rewrite_failed);
+		return PACKET_DROP;
+	}
+	if (here)
+		return packet_arrive_by(packet, device, packet_ifindex(packet->context));
+	return packet_send_instead(packet, device, result, &route);
+}
+
+/* Handles scratch->packet, which leaves and is between this host and a VIP. Returns the verdict. */
+__noinline int host_send_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct flow_view view = {};
+	struct packet packet = {};
+	enum flow_result found;
+	struct device *device;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	device = device_of_packet(context, packet.now);
+	if (!device)
+		return PACKET_DROP;
+	packet.ifindex = packet_ifindex(context);
+	found = flow_lookup(&packet, &view) ? FLOW_HIT : flow_lookup_embryo(&packet, &view);
+	if (found == FLOW_REFUSED)
+		return PACKET_DROP;
+	if (found == FLOW_MISS && !host_new(&packet, device, &view))
+		return view.verdict;
+	if (view.half == FLOW_HALF_REVERSE) /* of a server on this host */
+		return packet_arrive_by(&packet, device, view.ifindex);
+	return host_forward(&packet, device, &view);
+}
+
+#endif

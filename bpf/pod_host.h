@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A pod's answers to this host itself. The flow is of the node edge, so one pod could answer for another. */
+#ifndef WEIR_POD_HOST_H
+#define WEIR_POD_HOST_H
+
+#include "device.h"
+#include "host_answer.h"
+#include "route.h"
+
+/* Whether a route leads by this device to whoever the packet says it is from. */
+static __always_inline bool host_believes(const struct packet *packet, const struct device *device)
+{
+	__u32 ifindex = device_logical(device, packet_ifindex(packet->context));
+	enum route_result result;
+	struct route route;
+	struct tuple back;
+
+	tuple_reverse(&back, &packet->key.tuple);
+	result = route_find_out(packet, &back, ifindex, &route);
+	return (result == ROUTE_OUT || result == ROUTE_NO_NEIGHBOUR) && route.fib.ifindex == ifindex;
+}
+
+/* Handles scratch->packet, to a port of the SNAT range. Returns the verdict; PACKET_BEGINS: it is no such answer. */
+__noinline int host_answer_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct flow_view view = {};
+	struct packet packet = {};
+	struct device *device;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	device = device_of_packet(context, packet.now);
+	if (!device)
+		return PACKET_DROP;
+	packet.key.edge = EDGE_ID_NODE;
+	if (!host_awaits(&packet.key, &view))
+		return PACKET_BEGINS;
+	if (!host_believes(&packet, device)) {
+		count(drop_snat_orphan);
+		return PACKET_DROP;
+	}
+	return packet_arrive_by(&packet, device, view.ifindex);
+}
+
+#endif
