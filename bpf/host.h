@@ -11,16 +11,42 @@
 #define WEIR_HOST_H
 
 #include "access_packet.h"
+#include "cluster_ip.h"
 #include "device.h"
 #include "flow.h"
+#include "move.h"
 #include "nat.h"
 #include "reject.h"
 #include "route.h"
 #include "service.h"
 #include "snat.h"
 
-/* Whether this host sends the packet, to a frontend. One that it forwards has come by a device. */
-static __always_inline bool host_asks_frontend(const struct packet *packet)
+/* enum cluster_ip_use of an address that only Services can have, else 0. Global: verified once. */
+__noinline int vip_use(__u64 high, __u64 low)
+{
+	struct address address;
+	__u32 use;
+
+	address_set_halves(&address, high, low);
+	use = cluster_ip_find(&address);
+	return use == CLUSTER_IP_LEFT ? 0 : use;
+}
+
+static __always_inline int packet_vip_use(const struct packet *packet)
+{
+	const struct address *destination = &packet->key.tuple.destination;
+
+	return vip_use(address_high(destination), address_low(destination));
+}
+
+/* Whether this host sends the packet to such an address. One that it forwards has come by a device. */
+static __always_inline bool host_strays(const struct packet *packet)
+{
+	return !packet->context->ingress_ifindex && packet_vip_use(packet);
+}
+
+/* Whether this host sends the packet to a frontend, or to an address that is for frontends alone. */
+static __always_inline bool host_asks_vip(const struct packet *packet)
 {
 	const struct tuple *tuple = &packet->key.tuple;
 	struct frontend_key key;
@@ -28,7 +54,7 @@ static __always_inline bool host_asks_frontend(const struct packet *packet)
 	if (packet->context->ingress_ifindex)
 		return false;
 	frontend_key_fill(&key, &tuple->destination, tuple->destination_port, packet->key.protocol);
-	return bpf_map_lookup_elem(&frontends, &key) != NULL;
+	return bpf_map_lookup_elem(&frontends, &key) || host_strays(packet);
 }
 
 static __always_inline int host_drop(void)
@@ -116,22 +142,36 @@ static __always_inline int host_reset(struct packet *packet)
 	return packet->tcp_flags & TCP_RST ? host_drop() : reset(packet);
 }
 
+/* A packet to an address of Services that has no such port, or that no Service has (C05). */
+static __always_inline int host_unclaimed(struct packet *packet, struct device *device)
+{
+	int use = packet_vip_use(packet);
+
+	if (use == CLUSTER_IP_UNALLOCATED) {
+		count(drop_unallocated);
+		return PACKET_DROP;
+	}
+	if (use != CLUSTER_IP_ALLOCATED || packet->tcp_flags & TCP_RST)
+		return host_drop();
+	return reject(packet, device);
+}
+
 /* A packet of no flow: whether one has been opened for it. */
 static __always_inline bool host_new(struct packet *packet, struct device *device, struct flow_view *view)
 {
 	struct service_view service = {};
 
+	if (packet->tagged || !tuple_is_of_hosts(&packet->key.tuple))
+		return flow_end(view, host_drop());
 	switch (service_of_packet(packet, &service)) {
 	case SERVICE_NONE:
-		return flow_end(view, host_drop()); /* it has just gone */
+		return flow_end(view, host_unclaimed(packet, device));
 	case SERVICE_STALE:
 		count(drop_stale_service);
 		return flow_end(view, PACKET_DROP);
 	case SERVICE_FOUND:
 		break;
 	}
-	if (packet->tagged || !tuple_is_of_hosts(&packet->key.tuple))
-		return flow_end(view, host_drop());
 	if (packet_is_tcp(packet) && !packet_is_syn(packet))
 		return flow_end(view, host_reset(packet));
 	if (!packet_is_admitted(packet, &service))
@@ -140,7 +180,8 @@ static __always_inline bool host_new(struct packet *packet, struct device *devic
 }
 
 /* A packet of a known flow of this host, to its backend. */
-static __always_inline int host_forward(struct packet *packet, struct device *device, struct flow_view *view)
+static __always_inline int host_forward(struct scratch *scratch, struct packet *packet, struct device *device,
+					struct flow_view *view)
 {
 	bool here = address_equal(&view->to.source, &packet->key.tuple.destination); /* host_serves_itself() */
 	enum route_result result = ROUTE_OUT;
@@ -159,7 +200,7 @@ static __always_inline int host_forward(struct packet *packet, struct device *de
 		return PACKET_DROP;
 	}
 	if (here)
-		return packet_arrive_by(packet, device, packet_ifindex(packet->context));
+		return packet_moves(scratch, packet_ifindex(packet->context));
 	return packet_send_instead(packet, device, result, &route);
 }
 
@@ -185,8 +226,8 @@ __noinline int host_send_scratch(packet_context *context)
 	if (found == FLOW_MISS && !host_new(&packet, device, &view))
 		return view.verdict;
 	if (view.half == FLOW_HALF_REVERSE) /* of a server on this host */
-		return packet_arrive_by(&packet, device, view.ifindex);
-	return host_forward(&packet, device, &view);
+		return packet_moves(scratch, view.ifindex);
+	return host_forward(scratch, &packet, device, &view);
 }
 
 #endif

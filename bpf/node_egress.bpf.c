@@ -91,9 +91,18 @@ __noinline int depart_begin_scratch(packet_context *context)
 	case FLOW_MISS:
 		break;
 	}
-	if (host_asks_frontend(&packet))
+	if (host_asks_vip(&packet))
 		return PACKET_OF_HOST;
 	return depart_foreign(&packet);
+}
+
+/*
+ * An error of this host itself: of a server here, about a question, it goes the way of that one's answers. About an
+ * answer it would have to go to the backend: it ends here.
+ */
+static __always_inline int depart_error_of_host(struct scratch *scratch, const struct flow_view *view)
+{
+	return view->half == FLOW_HALF_REVERSE ? packet_moves(scratch, view->ifindex) : host_drop();
 }
 
 /* scratch->packet is ICMP: an error of a local backend, or of the node itself, about a client's packet? */
@@ -115,11 +124,23 @@ __noinline int depart_icmp_scratch(packet_context *context)
 	kind = quote_find(&packet, &quote, &view);
 	if (kind == QUOTE_REDIRECT)
 		return quote_drop_redirect();
-	if (kind == QUOTE_NONE || view.half != FLOW_HALF_REVERSE || view.action != FLOW_STACK)
+	if (kind == QUOTE_NONE)
+		return host_strays(&packet) ? host_drop() : PACKET_PASS;
+	if (flow_is_of_host(&view))
+		return depart_error_of_host(scratch, &view);
+	if (view.half != FLOW_HALF_REVERSE || view.action != FLOW_STACK)
 		return PACKET_PASS;
 	if (!quote_translate(&packet, &quote, &view, false))
 		return PACKET_DROP;
 	return depart_by(&packet, device, &view);
+}
+
+/* A packet that is not understood, or has no ports. */
+static __always_inline int depart_unread(const struct packet *packet, enum parse_result parsed)
+{
+	if (parsed != PARSE_ICMP && host_strays(packet))
+		return host_drop();
+	return packet_leave(packet, parsed);
 }
 
 /* A packet of an established flow, whole; of any other, who goes on with it. */
@@ -135,7 +156,7 @@ static __noinline int depart_known(packet_context *context)
 		return PACKET_PASS;
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
 	if (parsed != PARSE_OK)
-		return packet_leave(&packet, parsed);
+		return depart_unread(&packet, parsed);
 	packet.ifindex = device_logical(device, packet_ifindex(context));
 	if (flow_lookup(&packet, &view)) {
 		if (!flow_is_of_host(&view))
@@ -153,8 +174,10 @@ int node_egress(struct __sk_buff *context)
 	if (verdict == PACKET_BEGINS)
 		verdict = depart_begin_scratch(context);
 	if (verdict == PACKET_ICMP)
-		return depart_icmp_scratch(context);
-	return verdict == PACKET_OF_HOST ? host_send_scratch(context) : verdict;
+		verdict = depart_icmp_scratch(context);
+	if (verdict == PACKET_OF_HOST)
+		verdict = host_send_scratch(context);
+	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -4,6 +4,7 @@
 #define WEIR_NODE_ICMP_H
 
 #include "icmp_quote.h"
+#include "move.h"
 #include "node_translate.h"
 
 /* An error that leaves again, as packets of its half do. */
@@ -23,6 +24,17 @@ static __always_inline int node_forward_error(struct packet *packet, struct pack
 	if (!quote_translate(packet, quote, view, true))
 		return PACKET_DROP;
 	return packet_send(packet, device, &route);
+}
+
+/* An error about what this host has sent to a VIP. It goes the way of answers (node_host.h). */
+static __always_inline int node_error_to_host(struct scratch *scratch, struct packet *packet, struct packet *quote,
+					      const struct flow_view *view)
+{
+	if (view->half == FLOW_HALF_FORWARD)
+		return PACKET_PASS;
+	if (packet_ifindex(packet->context) != view->ifindex)
+		return packet_moves(scratch, view->ifindex);
+	return quote_translate(packet, quote, view, false) ? PACKET_PASS : PACKET_DROP;
 }
 
 /* Handles scratch->packet, which is ICMP. Returns the verdict. */
@@ -47,7 +59,9 @@ __noinline int node_icmp_scratch(packet_context *context)
 		return quote_drop_redirect();
 	if (view.action == FLOW_FORWARD)
 		return node_forward_error(&packet, &quote, device, &view);
-	if (view.half == FLOW_HALF_REVERSE || flow_is_of_host(&view))
+	if (flow_is_of_host(&view))
+		return node_error_to_host(scratch, &packet, &quote, &view);
+	if (view.half == FLOW_HALF_REVERSE)
 		return PACKET_PASS; /* as answers of local backends: turned back where they leave */
 	return quote_translate(&packet, &quote, &view, false) ? PACKET_PASS : PACKET_DROP;
 }

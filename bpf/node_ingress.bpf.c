@@ -16,7 +16,9 @@ int node_ingress(struct __sk_buff *context)
 	if (context->vlan_present)
 		return PACKET_PASS;
 	verdict = node_arrive(context);
-	return verdict == PACKET_ICMP ? node_icmp_scratch(context) : verdict;
+	if (verdict == PACKET_ICMP)
+		verdict = node_icmp_scratch(context);
+	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

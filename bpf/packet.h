@@ -78,6 +78,7 @@ enum parse_result {
 #define PACKET_BEGINS 0x100 /* it is of no established flow */
 #define PACKET_ICMP 0x101
 #define PACKET_OF_HOST 0x102 /* between this host itself and a VIP: host.h, node_host.h */
+#define PACKET_MOVES 0x103   /* to come by another device: move.h */
 
 struct vlan_header {
 	__be16 tci;

@@ -150,27 +150,6 @@ static __always_inline int packet_send_instead(struct packet *packet, const stru
 	return bpf_redirect_neigh(route->fib.ifindex, NULL, 0, 0);
 }
 
-/* Who a packet is from that changes the device it comes by: a bridge that learned its real source there would be
- * wrong. */
-#define ARRIVAL_MAC { 0x02, 'w', 'e', 'i', 'r', 0 }
-
-/* Makes the packet come by another device: to the programs there, and then to the stack. Returns the verdict. */
-static __always_inline int packet_arrive_by(struct packet *packet, const struct device *device, __u32 ifindex)
-{
-	struct ethhdr ethernet = { .h_source = ARRIVAL_MAC, .h_proto = packet->context->protocol };
-	struct device by = {};
-
-	if (!device_read(ifindex, &by))
-		return PACKET_DROP;
-	if (by.flags & DEVICE_NO_ETHERNET)
-		return bpf_redirect(ifindex, BPF_F_INGRESS);
-	__builtin_memcpy(ethernet.h_dest, by.master ? by.master_mac : by.mac, sizeof(ethernet.h_dest));
-	if (!packet_make_ethernet(packet, device) ||
-	    bpf_skb_store_bytes(packet->context, 0, &ethernet, sizeof(ethernet), 0))
-		return PACKET_DROP;
-	return bpf_redirect(ifindex, BPF_F_INGRESS);
-}
-
 /* At tc the kernel resolves next hops, and remembers them itself. */
 static __always_inline int packet_send_hop(struct packet *packet, const struct hop *hop)
 {

@@ -43,15 +43,20 @@ static __always_inline __u32 address_hash(const struct address *address)
 	return hash ^ hash >> 13;
 }
 
-static __always_inline void affinity_key_fill(struct affinity_key *key, __u64 group, __u64 high, __u64 low)
+static __always_inline void address_set_halves(struct address *address, __u64 high, __u64 low)
 {
-	__be32 *words = address_words(&key->client);
+	__be32 *words = address_words(address);
 
-	key->group = group;
 	words[0] = high >> 32;
 	words[1] = high;
 	words[2] = low >> 32;
 	words[3] = low;
+}
+
+static __always_inline void affinity_key_fill(struct affinity_key *key, __u64 group, __u64 high, __u64 low)
+{
+	key->group = group;
+	address_set_halves(&key->client, high, low);
 }
 
 /* Ties a value to its key, as flow_seal() does. */

@@ -180,7 +180,9 @@ __noinline int pod_icmp_scratch(packet_context *context)
 	if (kind == QUOTE_REDIRECT)
 		return quote_drop_redirect();
 	back = view.action == FLOW_RETURN;
-	if (kind == QUOTE_NONE || (!back && view.half == FLOW_HALF_REVERSE))
+	if (kind == QUOTE_NONE)
+		return pod_error_to_host(scratch, &quote, &view);
+	if (!back && view.half == FLOW_HALF_REVERSE)
 		return PACKET_PASS;
 	if (back && packet.ttl <= 1)
 		return quote_drop_undeliverable();
@@ -219,8 +221,10 @@ int pod_ingress(struct __sk_buff *context)
 	int verdict = pod_known(context);
 
 	if (verdict == PACKET_BEGINS)
-		return pod_begin_scratch(context);
-	return verdict == PACKET_ICMP ? pod_icmp_scratch(context) : verdict;
+		verdict = pod_begin_scratch(context);
+	if (verdict == PACKET_ICMP)
+		verdict = pod_icmp_scratch(context);
+	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

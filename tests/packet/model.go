@@ -134,6 +134,9 @@ func (m *Model) visit(program Program, device *Device, frame []byte, result Resu
 	if why == icmp {
 		return v.icmpMessage(), nil
 	}
+	if why != understood && v.hostStrays() {
+		return v.drop(&v.counters.DropHostUntranslated), nil
+	}
 	if why != understood {
 		v.leave(why)
 		return v.untouched(), nil

@@ -260,7 +260,7 @@ func (v *visit) nodeDepart() (Result, error) {
 	case hit:
 		return v.nodeDepartKnown(h), nil
 	}
-	if service := v.services[frontendID{v.tuple.to, v.protocol}]; service != nil {
+	if service := v.services[frontendID{v.tuple.to, v.protocol}]; service != nil || v.hostStrays() {
 		return v.hostNew(service)
 	}
 	v.recordForeign()

@@ -12,11 +12,41 @@ import (
 // ofHost tells whether the flow is between this host itself and a VIP.
 func (h *half) ofHost() bool { return h.action&^maps.FlowEnded == maps.FlowHost }
 
-// hostNew is a packet of no flow that this host sends to a frontend. In test runs whatever leaves is the host's own: it
-// has come by no device.
+// hostStrays tells whether the packet leaves to an address that only Services can have. In test runs whatever leaves is this
+// host's own: it has come by no device.
+func (v *visit) hostStrays() bool {
+	use := v.vipUse()
+	return v.program == NodeEgress && (use == maps.ClusterIPAllocated || use == maps.ClusterIPUnallocated)
+}
+
+// vipUse is what a packet's destination is for, if it is not the node's own.
+func (v *visit) vipUse() maps.ClusterIPUse {
+	to := v.tuple.to.Addr()
+	if !to.IsValid() || v.nodeAddrs[to] {
+		return 0
+	}
+	return v.reserved.use(to)
+}
+
+// hostUnclaimed is a packet to such an address that no frontend is for (rule C05).
+func (v *visit) hostUnclaimed() Result {
+	if v.vipUse() == maps.ClusterIPUnallocated {
+		return v.drop(&v.counters.DropUnallocated)
+	}
+	if v.flags&tcpRST != 0 {
+		return v.drop(&v.counters.DropHostUntranslated)
+	}
+	return v.refuse()
+}
+
+// hostNew is a packet of no flow that this host sends to a frontend, or, where there is no service, to an address that
+// is for frontends.
 func (v *visit) hostNew(service *compile.Service) (Result, error) {
 	if v.tagged || !isHost(v.tuple.from.Addr()) || !isHost(v.tuple.to.Addr()) {
 		return v.drop(&v.counters.DropHostUntranslated), nil
+	}
+	if service == nil {
+		return v.hostUnclaimed(), nil
 	}
 	if v.tcp() && !v.opens() {
 		if v.flags&tcpRST != 0 {
@@ -113,7 +143,7 @@ func (v *visit) hostAnswered(h *half) Result {
 	if h.forward() {
 		return v.untouched()
 	}
-	if h.ifindex != v.device.Index && v.logicalOf(h.ifindex) != v.logical() {
+	if h.ifindex != v.device.Index {
 		return Result{Redirect, v.arrivedBy(h.ifindex)}
 	}
 	v.account(h)
@@ -134,14 +164,6 @@ func (v *visit) podUnclaimed() Result {
 	return Result{Redirect, v.arrivedBy(h.ifindex)}
 }
 
-// logicalOf is the device of that index, or the bridge it is a port of.
-func (v *visit) logicalOf(index int) int {
-	if master := v.routing.devices[index].Record.Master; master != 0 {
-		return int(master)
-	}
-	return index
-}
-
 // arrivedBy returns the frame as it comes by another device, or by the one that it was about to leave by.
 func (v *visit) arrivedBy(index int) []byte {
 	record := v.routing.devices[index].Record
@@ -153,4 +175,30 @@ func (v *visit) arrivedBy(index int) []byte {
 	copy(frame, destination[:])
 	copy(frame[6:], "\x02weir\x00")
 	return frame
+}
+
+// hostError is an ICMP error about a packet of this host, or of a server on it, that a flow is known by.
+func (v *visit) hostError(q quote, h *half) Result {
+	switch {
+	case v.program == NodeEgress && h.forward():
+		return v.drop(&v.counters.DropHostUntranslated)
+	case h.forward():
+		return v.untouched()
+	case v.program == NodeIngress && h.ifindex == v.device.Index:
+		return Result{Pass, v.rewriteError(q, h)}
+	default:
+		return Result{Redirect, v.arrivedBy(h.ifindex)}
+	}
+}
+
+// icmpUnclaimed is an ICMP message about no flow of this edge.
+func (v *visit) icmpUnclaimed(q quote, known bool) Result {
+	if v.hostStrays() {
+		return v.drop(&v.counters.DropHostUntranslated)
+	}
+	h := v.halfOf(flowID{q.tuple.reverse(), 0, q.protocol})
+	if v.program == PodIngress && known && v.inRange(q.tuple.from.Port()) && h != nil && h.ofHost() && !h.forward() {
+		return v.hostError(q, h)
+	}
+	return v.untouched()
 }

@@ -142,18 +142,18 @@ func (v *visit) icmpMessage() Result {
 	}
 	q, ok := v.readQuote(v.frame)
 	if !ok || q.tuple.from.Addr() != v.tuple.to.Addr() {
-		return v.untouched()
+		return v.icmpUnclaimed(q, ok)
 	}
 	h := v.halfOf(flowID{q.tuple.reverse(), v.device.Record.EdgeId, q.protocol})
-	if h == nil {
-		return v.untouched()
+	if h == nil || h.action == maps.FlowForeign {
+		return v.icmpUnclaimed(q, true)
 	}
 	action := h.action &^ maps.FlowEnded
 	switch {
-	case action == maps.FlowForeign:
-		return v.untouched()
 	case q.redirect:
 		return v.drop(&v.counters.DropIcmpRedirect)
+	case action == maps.FlowHost:
+		return v.hostError(q, h)
 	case action == maps.FlowForward && v.program == NodeIngress:
 		return v.forwardError(q, h)
 	case action == maps.FlowReturn && v.program == PodIngress:
