@@ -244,10 +244,13 @@ static __always_inline void socket_served(const struct service *service, const s
 	count(socket_translated);
 }
 
-/* The service an application has named. */
-static __always_inline enum service_result socket_service(const struct endpoint *endpoint, struct service_view *view)
+/* The service an application has named. A pod's loopback is its own: NodePorts answer on the node's. */
+static __always_inline enum service_result socket_service(struct bpf_sock_addr *context,
+							  const struct endpoint *endpoint, struct service_view *view)
 {
-	return service_find(&endpoint->address, endpoint->port, endpoint->protocol, localhost_node_ports, view);
+	bool local = localhost_node_ports && socket_is_of_node(context);
+
+	return service_find(&endpoint->address, endpoint->port, endpoint->protocol, local, view);
 }
 
 static __always_inline void endpoint_set_backend(struct endpoint *endpoint, const struct backend *backend)

@@ -126,12 +126,12 @@ static __always_inline bool connect_open(struct bpf_sock_addr *context, struct e
 /* Replaces the destination where it is a frontend; false: `verdict` is all there is to say. */
 static __always_inline bool connect_translate(struct bpf_sock_addr *context, struct endpoint *endpoint, int *verdict)
 {
-	struct service_view view;
+	struct service_view view = {};
 
 	*verdict = SOCKET_PROCEED;
 	if (!socket_is_served(context))
 		return false;
-	switch (socket_service(endpoint, &view)) {
+	switch (socket_service(context, endpoint, &view)) {
 	case SERVICE_NONE:
 		*verdict = connect_unclaimed(context, endpoint);
 		return false;

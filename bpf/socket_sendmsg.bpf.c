@@ -39,7 +39,7 @@ static __always_inline bool sendmsg_open(struct bpf_sock_addr *context, struct e
 /* Replaces the destination where it is a frontend; false: `verdict` is all there is to say. */
 static __always_inline bool sendmsg_translate(struct bpf_sock_addr *context, struct endpoint *endpoint, int *verdict)
 {
-	struct service_view view;
+	struct service_view view = {};
 
 	*verdict = SOCKET_PROCEED;
 	if (!socket_is_served(context))
@@ -52,7 +52,7 @@ static __always_inline bool sendmsg_translate(struct bpf_sock_addr *context, str
 	case EXCHANGE_NONE:
 		break;
 	}
-	switch (socket_service(endpoint, &view)) {
+	switch (socket_service(context, endpoint, &view)) {
 	case SERVICE_NONE:
 		*verdict = socket_unclaimed(context, endpoint);
 		return false;
