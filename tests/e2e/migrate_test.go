@@ -69,6 +69,12 @@ func migrate(t *testing.T, mode string) {
 	alive(t, connections, "its rules are gone")
 	noRules(t)
 	tells(t, agent, "status", "kube-proxy: table inet weir-keep is there for")
+	for _, port := range []string{"10249/proxyMode", "10256/healthz"} { // they were kube-proxy's
+		eventually(t, func() error {
+			_, err := get(cluster.lab.Node1, "http://127.0.0.1:"+port)
+			return err
+		})
+	}
 	for _, l := range loads {
 		l.end(t)
 	}
