@@ -20,6 +20,7 @@
 
 #include "config.h"
 #include "flow_table.h"
+#include "load.h"
 #include "packet.h"
 #include "scratch.h"
 #include "stats.h"
@@ -73,6 +74,8 @@ static __always_inline void flow_track(struct flow *flow, const struct packet *p
 {
 	if (!(packet->tcp_flags & (TCP_FIN | TCP_RST)))
 		return;
+	if (flow->half == FLOW_HALF_FORWARD && flow->state < FLOW_CLOSING)
+		load_add_flow(flow->backend, -1);
 	if (packet->tcp_flags & TCP_RST)
 		flow->state = FLOW_CLOSED;
 	else if (flow->state < FLOW_CLOSING)

@@ -118,6 +118,19 @@ struct {
 } backends SEC(".maps");
 
 /*
+ * By backend index. `flows` and `sockets` are written by programs, `counted` by the sweep, `correction` by the agent,
+ * as memory; read by programs when a flow of a service with least-connections is born. Zeroed by the agent when an
+ * index is given out again.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct backend_load);
+	__uint(max_entries, 131072);
+} backend_loads SEC(".maps");
+
+/*
  * Which backend a client has had of a service with affinity. Written by programs when a flow of such a service is
  * born, read before the next one is. An entry counts for as long as the service says, and is evicted when others
  * are younger, which costs the client a new choice: counters.affinity_new.

@@ -11,6 +11,7 @@
 
 #include "config.h"
 #include "frontend.h"
+#include "load.h"
 #include "stats.h"
 
 /* Enough to find one of 16 million. */
@@ -132,6 +133,23 @@ __noinline int affinity_remember(__u64 group, __u64 client_high, __u64 client_lo
 	return 0;
 }
 
+/* Of two slots of a table, taken by chance, the one whose backend is less busy. */
+__noinline int slot_less_busy(__u32 base, __u32 slots_count)
+{
+	struct slot_range range = { .base = base, .count = slots_count };
+	__u32 position, first, second;
+
+	if (!slots_count)
+		return 0;
+	position = bpf_get_prandom_u32() % slots_count;
+	first = slot_read(&range, position);
+	if (slots_count == 1)
+		return first;
+	position += 1 + bpf_get_prandom_u32() % (slots_count - 1);
+	second = slot_read(&range, position < slots_count ? position : position - slots_count);
+	return load_of(second) < load_of(first) ? second : first;
+}
+
 /* Whether the service has affinity, and it is known who the client is. */
 static __always_inline bool service_knows(const struct service *service, const struct address *client)
 {
@@ -168,6 +186,8 @@ static __always_inline __u32 pick_backend(const struct service *service, enum si
 			return backend;
 		hash = address_hash(client);
 	}
+	if (algorithm == ALGORITHM_LEAST_CONNECTIONS)
+		return slot_less_busy(table->base, slots_count);
 	if (algorithm != ALGORITHM_MAGLEV)
 		hash = bpf_get_prandom_u32();
 	return slot_read(table, hash % slots_count);

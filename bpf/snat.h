@@ -99,6 +99,7 @@ static __always_inline void flow_born(const struct packet *packet, const struct 
 	if (birth->affinity_group)
 		affinity_remember(birth->affinity_group, address_high(client), address_low(client), birth->backend,
 				  birth->generation);
+	load_add_flow(birth->backend, 1);
 	traffic_count_flow(birth->service, birth->backend);
 	traffic_count(birth->service, birth->backend, FLOW_HALF_FORWARD, packet->length);
 }

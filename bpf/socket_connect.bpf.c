@@ -5,6 +5,7 @@
  */
 #include "access_socket.h"
 #include "cluster_ip_socket.h"
+#include "socket_load.h"
 
 /* Notes in the socket's storage what it was told, for getpeername and recvmsg. */
 static __always_inline bool connect_note(struct bpf_sock_addr *context, const struct endpoint *frontend,
@@ -17,6 +18,8 @@ static __always_inline bool connect_note(struct bpf_sock_addr *context, const st
 	peer = bpf_sk_storage_get(&socket_peers, context->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!peer)
 		return false;
+	peer_leave(peer);
+	load_add_socket(index, 1);
 	peer->frontend = frontend->address;
 	peer->frontend_port = bpf_ntohs(frontend->port);
 	peer->backend = backend->address;
@@ -30,8 +33,15 @@ static __always_inline bool connect_note(struct bpf_sock_addr *context, const st
 /* A socket connected anew, to something that is no frontend, is to be told nothing of the old one. */
 static __always_inline int connect_forget(struct bpf_sock_addr *context)
 {
-	if (context->sk)
-		bpf_sk_storage_delete(&socket_peers, context->sk);
+	struct socket_peer *peer;
+
+	if (!context->sk)
+		return SOCKET_PROCEED;
+	peer = bpf_sk_storage_get(&socket_peers, context->sk, NULL, 0);
+	if (!peer)
+		return SOCKET_PROCEED;
+	peer_leave(peer);
+	bpf_sk_storage_delete(&socket_peers, context->sk);
 	return SOCKET_PROCEED;
 }
 

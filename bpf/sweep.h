@@ -7,6 +7,7 @@
 #include <linux/in.h>
 
 #include "flow_table.h"
+#include "load.h"
 #include "maps.h"
 #include "tuple.h"
 
@@ -194,6 +195,8 @@ static __always_inline int sweep_element(struct bpf_iter_meta *meta, enum sweep_
 		sweep_end_connection(key, flow);
 	usage_note(&service_usage, flow->service, settings->epoch);
 	usage_note(&backend_usage, flow->backend, settings->epoch);
+	if (flow->half == FLOW_HALF_FORWARD && flow->state < FLOW_CLOSING)
+		load_count(flow->backend);
 	return 0;
 }
 

@@ -158,6 +158,18 @@ struct backend {
 	__u8 pad;
 };
 
+/*
+ * How busy a backend is, for least-connections: what is open is flows + correction + sockets. Programs count flows as
+ * they are born, and when their client closes them; those that end otherwise are found by the sweep, which counts the
+ * living ones anew: then the agent corrects the sum. So an error does not last longer than a sweep's interval.
+ */
+struct backend_load {
+	__s32 flows;	  /* born less closed, ever since */
+	__s32 sockets;	  /* connected at the socket edge, and not yet released */
+	__s32 correction; /* written by the agent after a sweep */
+	__u32 counted;	  /* by the sweep that runs */
+};
+
 /* ---- affinity ---- */
 
 struct affinity_key {

@@ -26,6 +26,7 @@ var (
 type Set struct {
 	AgentState    *ebpf.Map `ebpf:"agent_state"`
 	Affinity      *ebpf.Map `ebpf:"affinity"`
+	BackendLoads  *ebpf.Map `ebpf:"backend_loads"`
 	BackendStats  *ebpf.Map `ebpf:"backend_stats"`
 	BackendUsage  *ebpf.Map `ebpf:"backend_usage"`
 	Backends      *ebpf.Map `ebpf:"backends"`

@@ -19,6 +19,7 @@ type (
 	AddressBounds  = bpfAddressBounds
 	SlotBlock      = bpfSlotBlock
 	Backend        = bpfBackend
+	BackendLoad    = bpfBackendLoad
 	AffinityKey    = bpfAffinityKey
 	AffinityEntry  = bpfAffinityEntry
 	Tuple          = bpfTuple

@@ -45,6 +45,7 @@ type backendView struct {
 	Address      string      `json:"address"`
 	Local        bool        `json:"local"`
 	Terminating  bool        `json:"terminating"`
+	Open         int32       `json:"open"` // flows, and connected sockets of the socket edge
 	InsideShare  float64     `json:"insideShare"`
 	OutsideShare float64     `json:"outsideShare"`
 	Traffic      trafficView `json:"traffic"`

@@ -152,12 +152,17 @@ func readBackend(set *maps.Set, index uint32) (backendView, error) {
 	if err := set.Backends.Lookup(index, &record); err != nil {
 		return backendView{}, fmt.Errorf("read backend %d: %w", index, err)
 	}
+	var load maps.BackendLoad
+	if err := set.BackendLoads.Lookup(index, &load); err != nil {
+		return backendView{}, fmt.Errorf("read the load of backend %d: %w", index, err)
+	}
 	traffic, err := readTraffic(set.BackendStats, index)
 	return backendView{
 		Index:       index,
 		Address:     netip.AddrPortFrom(record.Address.Addr(), record.Port).String(),
 		Local:       record.Flags&maps.BackendLocal != 0,
 		Terminating: record.Flags&maps.BackendTerminating != 0,
+		Open:        load.Open(),
 		Traffic:     traffic,
 	}, err
 }

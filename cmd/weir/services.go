@@ -129,7 +129,7 @@ func printService(out io.Writer, s serviceView) {
 	if s.Restricted {
 		fmt.Fprintf(out, "  load balancer addresses are for: %s\n", whoMay(s.SourceRanges))
 	}
-	t := newTable(out, "  BACKEND", "WHERE", "STATE", "INSIDE", "OUTSIDE", "FLOWS", "FLOWS/S", "PACKETS/S", "IN/S", "OUT/S")
+	t := newTable(out, "  BACKEND", "WHERE", "STATE", "INSIDE", "OUTSIDE", "OPEN", "FLOWS", "FLOWS/S", "PACKETS/S", "IN/S", "OUT/S")
 	for _, b := range s.Backends {
 		where, state := "elsewhere", "ready"
 		if b.Local {
@@ -138,7 +138,7 @@ func printService(out io.Writer, s serviceView) {
 		if b.Terminating {
 			state = "terminating"
 		}
-		t.row("  "+b.Address, where, state, percent(b.InsideShare), percent(b.OutsideShare), b.Traffic.Flows,
+		t.row("  "+b.Address, where, state, percent(b.InsideShare), percent(b.OutsideShare), b.Open, b.Traffic.Flows,
 			rate(b.Rate, rateView.flows), rate(b.Rate, rateView.packets),
 			rate(b.Rate, rateView.in), rate(b.Rate, rateView.out))
 	}

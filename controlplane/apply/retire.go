@@ -242,6 +242,9 @@ func (a *Applier) free(l *leaving) error {
 	if err := a.clearTraffic(a.set.BackendStats, b.index); err != nil {
 		return err
 	}
+	if err := a.write.put(a.set.BackendLoads, b.index, &maps.BackendLoad{}); err != nil {
+		return err
+	}
 	if err := a.write.put(a.set.Backends, b.index, &maps.Backend{}); err != nil {
 		return err
 	}

@@ -19,11 +19,13 @@ func readAlgorithms(service *corev1.Service, problems *problems) algorithms {
 	switch value {
 	case "random":
 		return algorithms{maps.AlgorithmRandom, maps.AlgorithmRandom}
+	case "least-connections":
+		return algorithms{maps.AlgorithmLeastConnections, maps.AlgorithmLeastConnections}
 	case "maglev":
 		return algorithms{maps.AlgorithmMaglev, maps.AlgorithmMaglev}
 	}
 	if given {
-		problems.add("AlgorithmUnknown", "%s %q is unknown and counts as not given: use random or maglev", annotationAlgorithm, value)
+		problems.add("AlgorithmUnknown", "%s %q is unknown and counts as not given: use random, maglev or least-connections", annotationAlgorithm, value)
 	}
 	return algorithms{inside: maps.AlgorithmRandom, outside: maps.AlgorithmMaglev}
 }

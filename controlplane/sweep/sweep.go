@@ -67,6 +67,7 @@ type Options struct {
 type Sweeper struct {
 	options Options
 	epoch   uint32
+	loads   *maps.Loads
 	touched chan struct{} // holds a token when flows are to end
 }
 
@@ -76,7 +77,11 @@ func New(options Options) (*Sweeper, error) {
 	if err := options.Set.SweepConfig.Lookup(uint32(0), &last); err != nil {
 		return nil, fmt.Errorf("read the last sweep's epoch: %w", err)
 	}
-	return &Sweeper{options: options, epoch: last.Epoch, touched: make(chan struct{}, 1)}, nil
+	loads, err := maps.NewLoads(options.Set.BackendLoads)
+	if err != nil {
+		return nil, err
+	}
+	return &Sweeper{options: options, epoch: last.Epoch, loads: loads, touched: make(chan struct{}, 1)}, nil
 }
 
 // Touch says that flows are to end, and that the maps say so: a sweep is due at once.
@@ -133,6 +138,9 @@ func (s *Sweeper) Once(ctx context.Context) error {
 	if err := s.options.Set.PlantMilestones(); err != nil {
 		return err
 	}
+	if err := s.loads.Begin(); err != nil {
+		return err
+	}
 	var done work
 	for _, part := range s.parts() {
 		walked, err := walk(ctx, part.program, part.table)
@@ -140,6 +148,9 @@ func (s *Sweeper) Once(ctx context.Context) error {
 			return fmt.Errorf("sweep %s: %w", part.table, err)
 		}
 		done.add(walked)
+	}
+	if err := s.loads.End(); err != nil {
+		return err
 	}
 	s.options.Log.Debug("flow tables swept", zap.Uint32("epoch", s.epoch), zap.Duration("took", time.Since(start)),
 		zap.Int("pieces", done.pieces), zap.Duration("longest", done.longest))

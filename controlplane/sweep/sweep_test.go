@@ -306,3 +306,45 @@ func TestALargeTableIsSweptInPieces(t *testing.T) {
 		t.Errorf("a sweep that was called off: %v", err)
 	}
 }
+
+// TestLoads has counted wrong: after a sweep as many flows are open as live and are not being closed, and what has been
+// born since counts.
+func TestLoads(t *testing.T) {
+	b := newBench(t, 1024)
+	put := func(n int, table maps.FlowTable, state maps.FlowState, idle int) {
+		b.put(t, table, n, 6, maps.FlowStack, &half{state, idle}, &half{state, idle})
+	}
+	for n := range 5 {
+		put(n, b.set.FlowTable(), maps.FlowEstablished, 1)
+	}
+	put(5, b.set.FlowTable(), maps.FlowClosing, 1)
+	put(6, b.set.FlowTable(), maps.FlowEstablished, 5000) // swept
+	put(7, b.set.EmbryoTable(), maps.FlowUnanswered, 1)
+	const index = uint32(7)
+	load := func() (is maps.BackendLoad) {
+		if err := b.set.BackendLoads.Lookup(index, &is); err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	wrong := maps.BackendLoad{Flows: 1234, Correction: -7, Counted: 99, Sockets: 2}
+	if err := b.set.BackendLoads.Put(index, &wrong); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := b.sweeper.Once(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if is := load(); is.Open() != 6+2 || is.Flows != wrong.Flows {
+			t.Errorf("open are %d: %+v, want 8", is.Open(), is)
+		}
+	}
+	is := load()
+	is.Flows += 3
+	if err := b.set.BackendLoads.Put(index, &is); err != nil {
+		t.Fatal(err)
+	}
+	if is := load(); is.Open() != 6+2+3 {
+		t.Errorf("with three more, open are %d", is.Open())
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/maps"
 )
 
 // Arrival is a packet, and the program and device that it meets.
@@ -31,6 +32,7 @@ func RandomServices() []compile.Service {
 	}{
 		{"mixed", []Pair{hosts.Remote, hosts.OtherRemote, hosts.Neighbour, hosts.RemoteSecond, hosts.OtherPod}, false},
 		{"sticky", []Pair{hosts.Remote, hosts.OtherRemote, hosts.Neighbour, hosts.RemoteSecond, hosts.OtherPod}, false},
+		{"busy", []Pair{hosts.Remote, hosts.OtherRemote, hosts.Neighbour, hosts.RemoteSecond, hosts.OtherPod}, false},
 		{"local", []Pair{hosts.Pod, hosts.OtherPod, hosts.BarePod}, true},
 		{"remote", []Pair{hosts.Remote}, false},
 		{"self", []Pair{hosts.Pod}, true},
@@ -58,6 +60,9 @@ func RandomServices() []compile.Service {
 				service.NoEndpoints = sort.name == "empty"
 				if service.Restricted = sort.name == "local"; service.Restricted {
 					service.Sources = []netip.Prefix{prefixOf(hosts.Client, family), prefixOf(hosts.Pod, family)}
+				}
+				if sort.name == "busy" {
+					service.InsideAlgorithm, service.OutsideAlgorithm = maps.AlgorithmLeastConnections, maps.AlgorithmLeastConnections
 				}
 				if sort.name == "sticky" {
 					service.AffinityTimeout = time.Hour

@@ -193,7 +193,7 @@ func (v *visit) nodeOpen(service *compile.Service) (Result, error) {
 		if plan == nil || backend.Address != v.seen.to || !v.open(plan, plan.action == maps.FlowForward) {
 			continue
 		}
-		if once, ok := v.picked[key]; ok && !inside && !v.sticky[service.ID] && once != backend.Address {
+		if once, ok := v.picked[key]; ok && !inside && service.OutsideAlgorithm == maps.AlgorithmMaglev && !v.sticky[service.ID] && once != backend.Address {
 			return Result{}, fmt.Errorf("%v goes to %v, once it went to %v", v.tuple, backend.Address, once)
 		}
 		v.picked[key] = backend.Address
