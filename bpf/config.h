@@ -30,6 +30,12 @@ const volatile __u32 jiffies_per_second = 1000;
 /* At the node edge, what comes from an address in `inside_sources` counts as inside (detectLocalMode). */
 const volatile __u8 inside_by_source = 0;
 
+/*
+ * The bit of a packet's mark by which a rule of the node (controlplane/masquerade) gives what goes to a ClusterIP an
+ * address of the node as its source (masqueradeAll). 0: none does.
+ */
+const volatile __u32 masquerade_mark = 0;
+
 /* The kernel knows BPF_F_IPV6: without it CHECKSUM_COMPLETE is corrupted when IPv6 addresses change. */
 const volatile __u8 csum_ipv6_flag = 0;
 

@@ -8,6 +8,7 @@
 
 #include "access_packet.h"
 #include "cluster_ip_packet.h"
+#include "masquerade.h"
 #include "node_translate.h"
 #include "service.h"
 #include "side.h"
@@ -141,6 +142,8 @@ __noinline int node_begin_scratch(packet_context *context)
 	device = device_of_packet(context, packet.now);
 	if (!device)
 		return PACKET_PASS;
+	if (!packet_masquerade(&packet))
+		return packet_pass_up();
 	found = flow_lookup_embryo(&packet, &view);
 	if (found == FLOW_REFUSED)
 		return PACKET_DROP;

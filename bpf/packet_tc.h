@@ -42,6 +42,12 @@ static __always_inline __u32 packet_ifindex(packet_context *skb)
 	return skb->ifindex;
 }
 
+static __always_inline bool packet_set_mark(packet_context *skb, __u32 bit)
+{
+	skb->mark |= bit;
+	return true;
+}
+
 static __always_inline bool packet_is_gso(packet_context *skb)
 {
 	return skb->gso_size != 0;

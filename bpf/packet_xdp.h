@@ -37,6 +37,11 @@ static __always_inline __u32 packet_ifindex(packet_context *xdp)
 	return xdp->ingress_ifindex;
 }
 
+static __always_inline bool packet_set_mark(packet_context *xdp, __u32 bit)
+{
+	return false;
+}
+
 static __always_inline bool packet_is_gso(packet_context *xdp)
 {
 	return false;

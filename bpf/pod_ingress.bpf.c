@@ -11,6 +11,7 @@
 #include "device.h"
 #include "icmp_quote.h"
 #include "leave.h"
+#include "masquerade.h"
 #include "nat.h"
 #include "pod_host.h"
 #include "service.h"
@@ -152,6 +153,8 @@ __noinline int pod_begin_scratch(packet_context *context)
 	device = device_of_packet(context, packet.now);
 	if (!device)
 		return PACKET_PASS;
+	if (!packet_masquerade(&packet))
+		return packet_pass_up();
 	found = flow_lookup_embryo(&packet, &view);
 	if (found == FLOW_REFUSED)
 		return PACKET_DROP;

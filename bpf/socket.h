@@ -187,6 +187,15 @@ static __always_inline bool socket_finds_local_listener(struct bpf_sock_addr *co
 }
 
 /*
+ * Whether a pod asks a ClusterIP whose backends shall see the node (masqueradeAll): that is left to the packet edges.
+ * A process of the node has the node's address as it is.
+ */
+static __always_inline bool socket_is_masqueraded(struct bpf_sock_addr *context, const struct service_view *view)
+{
+	return masquerade_mark && view->kind == FRONTEND_CLUSTER_IP && !socket_is_of_node(context);
+}
+
+/*
  * UDP to 0.0.0.1, port 1, where nobody can be: weir status asks for it from a process in another cgroup, to see
  * whether the hooks are there. Nothing else refuses it.
  */

@@ -151,7 +151,7 @@ static __always_inline bool connect_translate(struct bpf_sock_addr *context, str
 	case SERVICE_FOUND:
 		break;
 	}
-	if (socket_finds_local_listener(context, endpoint, &view)) {
+	if (socket_finds_local_listener(context, endpoint, &view) || socket_is_masqueraded(context, &view)) {
 		*verdict = connect_forget(context);
 		return false;
 	}

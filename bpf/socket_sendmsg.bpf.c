@@ -61,7 +61,7 @@ static __always_inline bool sendmsg_translate(struct bpf_sock_addr *context, str
 	case SERVICE_FOUND:
 		break;
 	}
-	if (socket_finds_local_listener(context, endpoint, &view))
+	if (socket_finds_local_listener(context, endpoint, &view) || socket_is_masqueraded(context, &view))
 		return false;
 	if (!socket_is_admitted(context, endpoint, &view, verdict))
 		return false;

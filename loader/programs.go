@@ -18,6 +18,7 @@ type Constants struct {
 	SNATPortMax      uint16
 	JiffiesPerSecond uint32 // CONFIG_HZ
 	InsideBySource   bool   // at the node edge, sources in map inside_sources count as inside
+	MasqueradeMark   uint32 // the bit that what goes to a ClusterIP is marked with; 0: it is not
 	CsumIPv6Flag     bool   // the kernel knows BPF_F_IPV6
 	SetRetval        bool   // the kernel has bpf_set_retval
 	NodeNetNS        uint64 // cookie of the node's network namespace; 0: namespaces are not told apart
@@ -32,6 +33,7 @@ func (c Constants) variables() map[string]any {
 		"snat_port_max":      c.SNATPortMax,
 		"jiffies_per_second": c.JiffiesPerSecond,
 		"inside_by_source":   flag[c.InsideBySource],
+		"masquerade_mark":    c.MasqueradeMark,
 		"csum_ipv6_flag":     flag[c.CsumIPv6Flag],
 		"have_set_retval":    flag[c.SetRetval],
 		"node_netns":         c.NodeNetNS,

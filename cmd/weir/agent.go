@@ -36,6 +36,7 @@ type agentFlags struct {
 	nodePorts     []string
 	local         detectlocal.Settings
 	maglevSize    uint32
+	masquerade    masqueradeFlags
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
 	level, format string
@@ -76,6 +77,7 @@ nothing that is right. weir cleanup removes everything.`,
 	f.StringVar(&flags.snatPorts, "snat-ports", "61000-65535", "source ports for traffic sent on to backends elsewhere")
 	f.StringSliceVar(&flags.nodePorts, "nodeport-addresses", nil, "addresses that NodePorts answer on: prefixes, or primary (default: all of the node)")
 	localFlags(c, &flags.local)
+	flags.masquerade.add(c)
 	f.Uint32Var(&flags.maglevSize, "maglev-table-size", 0, "slots of each Maglev table, a prime, the same on every node (default: by the number of endpoints)")
 	sizeFlags(c, &flags.sizes)
 	addTimeouts(c, &flags.timeouts)
@@ -137,6 +139,7 @@ type agentConfig struct {
 	local         detectlocal.Detector
 	localSettings detectlocal.Settings
 	maglevSize    uint32 // 0: by the number of endpoints
+	masquerade    masqueradeFlags
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
 	log           *zap.Logger
@@ -184,6 +187,9 @@ func (f agentFlags) parse() (agentConfig, error) {
 		return config, usagef("--detect-local-mode: %w", err)
 	}
 	config.localSettings = f.local
+	if config.masquerade, err = f.masquerade.parse(); err != nil {
+		return config, err
+	}
 	if config.maglevSize = f.maglevSize; f.maglevSize != 0 && !maps.IsMaglevSize(f.maglevSize) {
 		return config, usagef("--maglev-table-size %d is not a prime between %d and %d: use 1021, say", f.maglevSize, maps.MaglevSizeMin, maps.MaglevSizeMax)
 	}

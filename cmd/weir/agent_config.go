@@ -42,7 +42,10 @@ func (f *agentFlags) readConfig(flags *pflag.FlagSet) error {
 
 // flagsOf returns what a configuration says of the things that there are flags for; nothing is empty.
 func flagsOf(c *kubeproxy.KubeProxyConfiguration) map[string]string {
+	masqueradeAll, masqueradeBit := masqueradeOf(c)
 	flags := map[string]string{
+		"masquerade-all":            masqueradeAll,
+		"masquerade-bit":            masqueradeBit,
 		"node-name":                 c.HostnameOverride,
 		"healthz-bind-address":      c.HealthzBindAddress,
 		"metrics-bind-address":      c.MetricsBindAddress,
@@ -106,6 +109,9 @@ func (c agentConfig) effective() map[string]any {
 	config.BindAddressHardFail, config.EnableProfiling = c.health.hardFail, c.health.profiling
 	config.ClientConnection.Kubeconfig = c.source.connection.Kubeconfig
 	config.NodePortAddresses = c.nodePortTexts
+	bit := int32(c.masquerade.bit)
+	config.IPTables.MasqueradeAll, config.IPTables.MasqueradeBit = c.masquerade.all, &bit
+	config.NFTables.MasqueradeAll, config.NFTables.MasqueradeBit = c.masquerade.all, &bit
 	config.DetectLocalMode, config.ClusterCIDR = kubeproxy.LocalMode(c.localSettings.Mode), c.localSettings.ClusterCIDR
 	config.DetectLocal.BridgeInterface, config.DetectLocal.InterfaceNamePrefix = c.localSettings.BridgeInterface, c.localSettings.NamePrefix
 	return map[string]any{"kubeproxy.config.k8s.io": config}

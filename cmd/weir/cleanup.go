@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weir-lb/weir/controlplane/devices"
+	"github.com/weir-lb/weir/controlplane/masquerade"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/loader"
 )
@@ -65,5 +66,9 @@ func cleanup(bpffs string) (removed []string, err error) {
 // detach takes everything out of the kernel.
 func detach(pins string) (removed []string, err error) {
 	removed, err = loader.Cleanup(pins)
-	return removed, errors.Join(err, devices.ForgetNeighbours())
+	rules, failed := masquerade.Remove()
+	if rules {
+		removed = append(removed, "removed the netfilter rules of --masquerade-all")
+	}
+	return removed, errors.Join(err, failed, devices.ForgetNeighbours())
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/devices"
 	"github.com/weir-lb/weir/controlplane/events"
 	"github.com/weir-lb/weir/controlplane/health"
+	"github.com/weir-lb/weir/controlplane/masquerade"
 	"github.com/weir-lb/weir/controlplane/metrics"
 	"github.com/weir-lb/weir/controlplane/namespaces"
 	"github.com/weir-lb/weir/controlplane/sockets"
@@ -63,6 +64,8 @@ type daemon struct {
 	controller *controlplane.Controller
 	devices    *devices.Manager
 	sweeper    *sweep.Sweeper
+
+	masquerade *masquerade.Rules // nil: nothing is masqueraded by rules
 
 	kernelProblems []compile.Problem // of what the configuration asks for
 
@@ -119,7 +122,7 @@ func (d *daemon) makeDatapath() error {
 		SNATPortMin: d.config.snatPorts.First, SNATPortMax: d.config.snatPorts.Last,
 		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
 		SetRetval: d.features.SetRetval, NodeNetNS: d.nodeNetNS, SocketHostOnly: d.config.socketLB == "host",
-		InsideBySource: d.config.local.BySource(),
+		InsideBySource: d.config.local.BySource(), MasqueradeMark: d.makeMasquerade(),
 	})
 	var refused *ebpf.VerifierError
 	if errors.As(err, &refused) {
@@ -219,6 +222,11 @@ func (d *daemon) run(ctx context.Context) error {
 	part("attach the socket edge", d.retrySockets)
 	if d.closer != nil {
 		part("close sockets of removed backends", d.closer.Run)
+	}
+	if d.masquerade != nil {
+		part("keep the rules of --masquerade-all", func(ctx context.Context) error {
+			return d.masquerade.Keep(ctx, func(err error) { d.log.Error("keep the rules of --masquerade-all", zap.Error(err)) })
+		})
 	}
 	if d.namespaces != nil {
 		part("follow the network namespaces", d.namespaces.Run)

@@ -70,16 +70,12 @@ func Parse(content []byte) (*File, error) {
 var honoured = []string{
 	"apiVersion", "kind", "hostnameOverride", "healthzBindAddress", "metricsBindAddress", "bindAddressHardFail", "enableProfiling",
 	"clientConnection", "nodePortAddresses", "detectLocalMode", "detectLocal", "clusterCIDR", "oomScoreAdj", "conntrack", "logging.format", "logging.verbosity", "logging.flushFrequency",
-	"iptables.syncPeriod", "ipvs.syncPeriod", "nftables.syncPeriod",
+	"iptables.masqueradeAll", "iptables.masqueradeBit", "nftables.masqueradeAll", "nftables.masqueradeBit", "iptables.syncPeriod", "ipvs.syncPeriod", "nftables.syncPeriod",
 }
 
 // reasons say why other fields mean nothing, by the beginning of their names. The first that fits counts.
 var reasons = []struct{ field, why string }{
 	{"mode", "Weir is in the place of every mode"},
-	{"iptables.masqueradeAll", "traffic to ClusterIPs keeps its source, unless it has to come back through this node"},
-	{"nftables.masqueradeAll", "traffic to ClusterIPs keeps its source, unless it has to come back through this node"},
-	{"iptables.masqueradeBit", "packets are not marked"},
-	{"nftables.masqueradeBit", "packets are not marked"},
 	{"iptables.minSyncPeriod", "changes are applied at once"},
 	{"ipvs.minSyncPeriod", "changes are applied at once"},
 	{"nftables.minSyncPeriod", "changes are applied at once"},

@@ -50,7 +50,7 @@ detectLocal: {bridgeInterface: cni0}
 		named = append(named, name)
 	}
 	want := []string{
-		"bindAddress", "featureGates", "iptables.localhostNodePorts", "iptables.masqueradeBit",
+		"bindAddress", "featureGates", "iptables.localhostNodePorts",
 		"ipvs.scheduler", "ipvs.strictARP", "mode", "nextYears",
 	}
 	if !slices.Equal(named, want) {

@@ -75,6 +75,7 @@ const growth = 64
 // Offsets and sizes of struct __sk_buff and struct xdp_md (linux/bpf.h).
 const (
 	skbSize        = 192
+	skbMark        = 8
 	skbCameBy      = 36 // ingress_ifindex: of a packet that the node forwards
 	skbIfindex     = 40
 	skbGSOSize     = 176
@@ -90,6 +91,7 @@ const (
 type Runner struct {
 	programs *loader.Programs
 	skb      [skbSize]byte
+	skbOut   [skbSize]byte
 	xdp      [xdpSize]byte
 	out      [largestPacket + growth]byte
 }
@@ -126,7 +128,7 @@ func (r *Runner) run(program Program, device *Device, packet []byte, gso, flags 
 	} else {
 		binary.NativeEndian.PutUint32(r.skb[skbIfindex:], uint32(device.Index))
 		binary.NativeEndian.PutUint32(r.skb[skbGSOSize:], gso)
-		options.Context = r.skb[:]
+		options.Context, options.ContextOut = r.skb[:], r.skbOut[:]
 	}
 	code, err := program.of(r.programs).Run(&options)
 	if err != nil {
@@ -134,3 +136,6 @@ func (r *Runner) run(program Program, device *Device, packet []byte, gso, flags 
 	}
 	return Result{program.verdict(code), options.DataOut}, nil
 }
+
+// Mark returns the mark that the last packet of a tc program has got.
+func (r *Runner) Mark() uint32 { return binary.NativeEndian.Uint32(r.skbOut[skbMark:]) }

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
+
+	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/masquerade"
+)
+
+// masqueradeBitStandard is kube-proxy's, too: what else looks at marks knows it.
+const masqueradeBitStandard = 14
+
+// masqueradeFlags say whether what goes to ClusterIPs gets an address of the node as its source.
+type masqueradeFlags struct {
+	all bool
+	bit int
+}
+
+func (f *masqueradeFlags) add(c *cobra.Command) {
+	c.Flags().BoolVar(&f.all, "masquerade-all", false, "give all traffic to ClusterIPs an address of the node as its source")
+	c.Flags().IntVar(&f.bit, "masquerade-bit", masqueradeBitStandard, "bit of packets' marks that --masquerade-all uses, 0 to 31")
+}
+
+// parse checks the flags. The error is a usageError.
+func (f masqueradeFlags) parse() (masqueradeFlags, error) {
+	if f.bit < 0 || f.bit > 31 {
+		return f, usagef("--masquerade-bit %d is not between 0 and 31", f.bit)
+	}
+	return f, nil
+}
+
+// masqueradeOf returns what a configuration says, by its mode, in the words of the flags.
+func masqueradeOf(c *kubeproxy.KubeProxyConfiguration) (all, bit string) {
+	asked, number := c.IPTables.MasqueradeAll, c.IPTables.MasqueradeBit
+	if c.Mode == "nftables" {
+		asked, number = c.NFTables.MasqueradeAll, c.NFTables.MasqueradeBit
+	}
+	if number != nil {
+		bit = fmt.Sprint(*number)
+	}
+	return onlyTrue(asked), bit
+}
+
+// makeMasquerade makes the rules, and returns the mark by which programs choose what they are for. Where there can be
+// none, traffic keeps its source, and status says so.
+func (d *daemon) makeMasquerade() (mark uint32) {
+	if !d.config.masquerade.all {
+		if _, err := masquerade.Remove(); err != nil {
+			d.log.Warn("remove the rules of --masquerade-all", zap.Error(err))
+		}
+		return 0
+	}
+	ports, err := localPortRange()
+	rules := masquerade.Rules{Mark: 1 << d.config.masquerade.bit, Ports: compile.PortRange(ports)}
+	if err == nil {
+		err = rules.Make()
+	}
+	if err != nil {
+		d.log.Error("masquerade what goes to ClusterIPs", zap.Error(err))
+		d.kernelProblems = append(d.kernelProblems, compile.Problem{
+			Object: "Configuration", Reason: "MasqueradeRefused",
+			Message: fmt.Sprintf("masqueradeAll cannot be done (%v): traffic to ClusterIPs keeps its source; it needs nf_tables in the kernel", err),
+		})
+		return 0
+	}
+	d.masquerade = &rules
+	return rules.Mark
+}
