@@ -56,7 +56,6 @@ type daemon struct {
 	kernel      *loader.Sockets      // nil: the kernel does not tell which sockets are connected to what
 	closer      *sockets.Closer      // nil: neither
 	podProblems atomic.Pointer[[]compile.Problem]
-	obstacles   atomic.Pointer[[]compile.Problem] // of the node
 
 	store      *store.Store
 	client     clientset.Interface // of the API server; nil where manifests are served
@@ -162,7 +161,7 @@ func (d *daemon) makeControlplane() error {
 		Store: d.store, Applier: d.applier, Addresses: addresses, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
 		SNATPorts: compile.PortRange(d.config.snatPorts),
 		Problems: []func() []compile.Problem{
-			d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems, d.nodeProblems,
+			d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems,
 			d.config.configProblems, addresses.Problems, func() []compile.Problem { return d.kernelProblems },
 		},
 		Applied:  d.appliedObject,
@@ -232,7 +231,6 @@ func (d *daemon) run(ctx context.Context) error {
 		part("follow the network namespaces", d.namespaces.Run)
 	}
 	part("look after connections of kube-proxy", d.releaseKubeProxy)
-	part("look at the node", d.lookAtNode)
 	part("tell the status", d.tell)
 	part("answer the health checks of Services", d.answerChecks)
 	part("answer /healthz", d.serveHealth)
