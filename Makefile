@@ -88,6 +88,13 @@ e2e: $(GENERATED) e2e-binaries ## run the end-to-end tests on a real control pla
 	@[[ $$(id -u) -eq 0 ]] || { echo "make e2e needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
 	go test -count=1 -timeout 10m ./tests/e2e
 
+.PHONY: scale
+scale: $(GENERATED) e2e-binaries ## measure 10,000 Services of an API server beside kube-proxy (as root; SCALE=number)
+	@[[ $$(id -u) -eq 0 ]] || { echo "make scale needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
+	go test -count=1 -v -timeout 30m -run TestScale ./tests/e2e -scale $(SCALE)
+
+SCALE := 10000
+
 # The control plane and helm are modules of their own, so that Weir never imports them. `make test` uses them where they have
 # been built.
 CONTROL_PLANE := .cache/kubernetes

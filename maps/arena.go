@@ -23,7 +23,7 @@ const smallTable = 16
 // its beginning and lists from its end, so that the short holes that lists leave do not part the long
 // ones. It is not safe for concurrent use.
 type Arena struct {
-	memory *ebpf.Memory
+	memory slotMemory
 	free   []blockRange // sorted by base, never empty, never adjacent
 	blocks uint32
 }
@@ -33,18 +33,14 @@ type blockRange struct{ base, count uint32 }
 
 func (r blockRange) end() uint32 { return r.base + r.count }
 
-// NewArena maps the slots into memory. All of it is free but block 0, which is never used.
-func NewArena(slots *ebpf.Map) (*Arena, error) {
-	memory, err := slots.Memory()
-	if err != nil {
-		return nil, fmt.Errorf("map the slots into memory: %w", err)
-	}
+// NewArena returns the slots as an arena. All of it is free but block 0, which is never used.
+func NewArena(slots *ebpf.Map) *Arena {
 	blocks := slots.MaxEntries()
-	arena := &Arena{memory: memory, blocks: blocks}
+	arena := &Arena{memory: slotMemory{slots}, blocks: blocks}
 	if blocks > 1 {
 		arena.free = []blockRange{{1, blocks - 1}}
 	}
-	return arena, nil
+	return arena
 }
 
 // BlocksOf returns how many blocks hold a number of slots.
@@ -159,7 +155,7 @@ func (a *Arena) Write(table SlotRange, backends []uint32) error {
 	for _, index := range backends {
 		raw = binary.NativeEndian.AppendUint32(raw, index)
 	}
-	if _, err := a.memory.WriteAt(raw, 4*int64(table.Base)); err != nil {
+	if err := a.memory.write(raw, 4*int64(table.Base)); err != nil {
 		return fmt.Errorf("write slots at %d: %w", table.Base, err)
 	}
 	return nil
@@ -171,7 +167,7 @@ func (a *Arena) Read(table SlotRange) ([]uint32, error) {
 	if len(raw) == 0 {
 		return nil, nil
 	}
-	if _, err := a.memory.ReadAt(raw, 4*int64(table.Base)); err != nil {
+	if err := a.memory.read(raw, 4*int64(table.Base)); err != nil {
 		return nil, fmt.Errorf("read slots at %d: %w", table.Base, err)
 	}
 	backends := make([]uint32, table.Count)

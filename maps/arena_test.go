@@ -15,11 +15,7 @@ func newTestArena(t *testing.T, blocks uint32) *Arena {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { set.Close() })
-	arena, err := NewArena(set.Slots)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return arena
+	return NewArena(set.Slots)
 }
 
 // checkFree compares the free list with a map of what is taken.
@@ -174,10 +170,7 @@ func BenchmarkArena(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer set.Close()
-	arena, err := NewArena(set.Slots)
-	if err != nil {
-		b.Fatal(err)
-	}
+	arena := NewArena(set.Slots)
 	random := rand.New(rand.NewPCG(5, 6))
 	var tables []SlotRange
 	next := func() {

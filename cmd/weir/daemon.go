@@ -27,6 +27,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/sockets"
 	"github.com/weir-lb/weir/controlplane/status"
 	"github.com/weir-lb/weir/controlplane/store"
+	"github.com/weir-lb/weir/controlplane/surroundings"
 	"github.com/weir-lb/weir/controlplane/sweep"
 	"github.com/weir-lb/weir/loader"
 	"github.com/weir-lb/weir/maps"
@@ -67,6 +68,8 @@ type daemon struct {
 	masquerade *masquerade.Rules // nil: nothing is masqueraded by rules
 
 	kernelProblems []compile.Problem // of what the configuration asks for
+	surroundings   *surroundings.Checker
+	savings        savings
 
 	events      *events.Recorder // nil where manifests are served
 	metrics     *metrics.Metrics
@@ -162,12 +165,16 @@ func (d *daemon) makeControlplane() error {
 		SNATPorts: compile.PortRange(d.config.snatPorts),
 		Problems: []func() []compile.Problem{
 			d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems,
-			d.config.configProblems, addresses.Problems, func() []compile.Problem { return d.kernelProblems },
+			d.config.configProblems, addresses.Problems, d.nodeProblems, func() []compile.Problem { return d.kernelProblems },
 		},
-		Applied:  d.appliedObject,
-		Written:  func(took time.Duration, _ bool, err error) { d.metrics.Written(took, err) },
+		Applied: d.appliedObject,
+		Written: func(took time.Duration, _ bool, err error) {
+			d.metrics.Written(took, err)
+			d.savings.written(err)
+		},
 		Departed: d.backendsLeft,
 	})
+	d.surroundings = surroundings.New(surroundings.Options{Services: d.controller.Services, Pods: d.pods, Log: d.log})
 	d.sweeper, err = sweep.New(sweep.Options{
 		Set: d.set, Programs: d.programs, Applier: d.applier,
 		Timeouts: d.config.timeouts, Interval: sweepEvery,
@@ -230,6 +237,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.namespaces != nil {
 		part("follow the network namespaces", d.namespaces.Run)
 	}
+	part("look at the node", d.surroundings.Run)
 	part("look after connections of kube-proxy", d.releaseKubeProxy)
 	part("tell the status", d.tell)
 	part("answer the health checks of Services", d.answerChecks)

@@ -140,6 +140,16 @@ func viewEdgeKind(edge maps.EdgeKind) string {
 // deviceProblems lists what is wrong with the devices, once they are looked at.
 func (d *daemon) deviceProblems() []compile.Problem { return d.devices.Problems() }
 
+// nodeProblems lists what keeps traffic of Services from where it is sent, once that is looked at.
+func (d *daemon) nodeProblems() []compile.Problem { return d.surroundings.Problems() }
+
+// pods lists the Pods of the node, as far as they are known.
+func (d *daemon) pods() []compile.Pod {
+	all, namespaces := d.store.Pods()
+	pods, _ := compile.Pods(all, namespaces, d.config.nodeName) // their problems are told by followPods
+	return pods
+}
+
 // sizeProblems lists the maps that are of another size than was asked for.
 func (d *daemon) sizeProblems() []compile.Problem {
 	var problems []compile.Problem

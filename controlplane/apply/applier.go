@@ -75,10 +75,7 @@ func (a *Applier) read() error {
 	if err := a.grace(); err != nil {
 		return err
 	}
-	arena, err := maps.NewArena(a.set.Slots)
-	if err != nil {
-		return err
-	}
+	arena := maps.NewArena(a.set.Slots)
 	loaded, err := load(a.set, arena, a.fixed)
 	if err != nil {
 		return fmt.Errorf("read back the maps: %w", err)

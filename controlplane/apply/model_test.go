@@ -96,10 +96,7 @@ type reader struct {
 
 func newReader(t testing.TB, set *maps.Set) *reader {
 	t.Helper()
-	arena, err := maps.NewArena(set.Slots)
-	if err != nil {
-		t.Fatal(err)
-	}
+	arena := maps.NewArena(set.Slots)
 	return &reader{set, arena}
 }
 

@@ -20,9 +20,9 @@ import (
 // machine, where endpoints live, too.
 type VIPs struct {
 	services  map[types.NamespacedName][]vip
-	owners    map[netip.Addr][]types.NamespacedName // who has a VIP at an address, sorted
+	owners    index                                 // who has a VIP at an address
 	endpoints map[types.NamespacedName][]netip.Addr // what each Service's slices name, sorted
-	users     map[netip.Addr][]types.NamespacedName // who has an endpoint at an address, sorted
+	users     index                                 // who has an endpoint at an address
 }
 
 // vip is an address, and what is served there.
@@ -36,9 +36,9 @@ type vip struct {
 func NewVIPs() *VIPs {
 	return &VIPs{
 		services:  map[types.NamespacedName][]vip{},
-		owners:    map[netip.Addr][]types.NamespacedName{},
+		owners:    newIndex(),
 		endpoints: map[types.NamespacedName][]netip.Addr{},
-		users:     map[netip.Addr][]types.NamespacedName{},
+		users:     newIndex(),
 	}
 }
 
@@ -50,17 +50,17 @@ func (v *VIPs) Set(key types.NamespacedName, services []compile.Service) (stale 
 		return nil
 	}
 	for _, was := range old {
-		remove(v.owners, was.address.Addr(), key)
+		v.owners.remove(was.address.Addr(), key)
 	}
 	for _, is := range now {
-		add(v.owners, is.address.Addr(), key)
+		v.owners.add(is.address.Addr(), &key)
 	}
 	v.services[key] = now
 	if len(now) == 0 {
 		delete(v.services, key)
 	}
 	for _, one := range difference(old, now, compareVIPs) {
-		stale = append(stale, v.users[one.address.Addr()]...)
+		stale = append(stale, v.users.at(one.address.Addr())...)
 	}
 	slices.SortFunc(stale, byName)
 	return slices.Compact(stale)
@@ -70,9 +70,9 @@ func (v *VIPs) Set(key types.NamespacedName, services []compile.Service) (stale 
 func (v *VIPs) SetEndpoints(key types.NamespacedName, addresses []netip.Addr) {
 	for _, gone := range difference(v.endpoints[key], addresses, netip.Addr.Compare) {
 		if _, still := slices.BinarySearchFunc(addresses, gone, netip.Addr.Compare); still {
-			add(v.users, gone, key)
+			v.users.add(gone, &key)
 		} else {
-			remove(v.users, gone, key)
+			v.users.remove(gone, key)
 		}
 	}
 	v.endpoints[key] = addresses
@@ -83,7 +83,7 @@ func (v *VIPs) SetEndpoints(key types.NamespacedName, addresses []netip.Addr) {
 
 // Owner returns the Service whose VIP an endpoint of another Service would be.
 func (v *VIPs) Owner(of types.NamespacedName, endpoint netip.AddrPort, protocol compile.Protocol) (owner string, taken bool) {
-	for _, key := range v.owners[endpoint.Addr()] {
+	for _, key := range v.owners.at(endpoint.Addr()) {
 		for _, one := range v.services[key] {
 			same := one.address == endpoint && one.protocol == protocol && key != of
 			if same || one.whole && one.address.Addr() == endpoint.Addr() {
@@ -133,24 +133,4 @@ func difference[T any](a, b []T, compare func(T, T) int) (only []T) {
 		}
 	}
 	return append(append(only, a...), b...)
-}
-
-// add enters a name in the sorted list under an address, once.
-func add(index map[netip.Addr][]types.NamespacedName, at netip.Addr, key types.NamespacedName) {
-	position, found := slices.BinarySearchFunc(index[at], key, byName)
-	if !found {
-		index[at] = slices.Insert(index[at], position, key)
-	}
-}
-
-// remove takes a name off the list under an address.
-func remove(index map[netip.Addr][]types.NamespacedName, at netip.Addr, key types.NamespacedName) {
-	position, found := slices.BinarySearchFunc(index[at], key, byName)
-	if !found {
-		return
-	}
-	index[at] = slices.Delete(index[at], position, position+1)
-	if len(index[at]) == 0 {
-		delete(index, at)
-	}
 }

@@ -81,7 +81,7 @@ func TestE14_Stale(t *testing.T) {
 	expect("the ClusterIP goes, a has left", v.Set(keyOf("web"), withClusterIP("web", "10.96.0.2:80", "10.244.1.1:80")))
 	v.SetEndpoints(keyOf("b"), nil)
 	expect("the Service goes", v.Set(keyOf("web"), nil), keyOf("a"))
-	if len(v.services)+len(v.owners)+len(v.endpoints)+len(v.users) != 2 {
+	if len(v.services)+len(v.owners.one)+len(v.endpoints)+len(v.users.one) != 2 {
 		t.Errorf("left behind: %+v", v)
 	}
 }

@@ -49,7 +49,7 @@ func collectEndpoints(in Input, problems *problems) *endpointTable {
 		table.endpoints[key] = dedupe(list)
 	}
 	slices.SortFunc(table.addresses, netip.Addr.Compare)
-	table.addresses = slices.Compact(table.addresses)
+	table.addresses = slices.Clone(slices.Compact(table.addresses)) // it is kept, without room for more
 	return table
 }
 

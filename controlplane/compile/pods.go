@@ -20,6 +20,13 @@ type Pod struct {
 	Addresses    []netip.Addr
 	HostNetwork  bool // it is in the node's network namespace
 	LeaveSockets bool // its packets are served at the pod edge, not its sockets
+	HostPorts    []HostPort
+}
+
+// HostPort is a port of the node that leads to a Pod.
+type HostPort struct {
+	Protocol Protocol
+	Number   uint16
 }
 
 // Pods returns the Pods that run on a node, in order of their names.
@@ -36,10 +43,23 @@ func Pods(all []*corev1.Pod, namespaces map[string]*corev1.Namespace, node strin
 		pods = append(pods, Pod{
 			Name: pod.Namespace + "/" + pod.Name, UID: string(pod.UID), Addresses: podAddresses(pod),
 			HostNetwork: pod.Spec.HostNetwork, LeaveSockets: leavesSockets(pod, namespaces[pod.Namespace], problems),
+			HostPorts: hostPorts(pod),
 		})
 	}
 	slices.SortFunc(pods, func(a, b Pod) int { return cmp.Compare(a.Name, b.Name) })
 	return pods, problems.list
+}
+
+func hostPorts(pod *corev1.Pod) []HostPort {
+	var ports []HostPort
+	for _, container := range pod.Spec.Containers {
+		for _, port := range container.Ports {
+			if port.HostPort > 0 && port.HostPort <= 65535 {
+				ports = append(ports, HostPort{parseProtocol(string(port.Protocol)), uint16(port.HostPort)})
+			}
+		}
+	}
+	return ports
 }
 
 func podAddresses(pod *corev1.Pod) []netip.Addr {

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"net/netip"
+	"slices"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
@@ -59,7 +60,7 @@ func choose(endpoints []endpoint, usable, placed func(endpoint) bool) []Backend 
 			backends = append(backends, Backend{Address: e.address, Local: e.local, Terminating: e.terminating, Weight: e.weight})
 		}
 	}
-	return backends
+	return slices.Clone(backends) // it is kept, without room for more
 }
 
 // hintedFor returns the test that the hints ask for: those for this node where every ready endpoint has

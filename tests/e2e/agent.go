@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -85,8 +86,11 @@ type Status struct {
 			Whose, Cgroup string
 		} `json:"sockets"`
 		Sync struct {
-			Frontends int    `json:"frontends"`
-			Writes    uint64 `json:"writes"`
+			Synced    bool          `json:"synced"`
+			Last      time.Time     `json:"last"`
+			Latency   time.Duration `json:"latencyNanoseconds"`
+			Frontends int           `json:"frontends"`
+			Writes    uint64        `json:"writes"`
 		} `json:"sync"`
 	} `json:"agent"`
 }
@@ -112,6 +116,9 @@ func (a *Agent) Healthy() error {
 	}
 	return err
 }
+
+// PID returns the number of its process.
+func (a *Agent) PID() int { return a.process.pid() }
 
 // Tail returns the last lines of the agent's log.
 func (a *Agent) Tail() string { return a.process.tail() }

@@ -41,6 +41,9 @@ func (k *KubeProxy) Stop() error { return k.process.stop(syscall.SIGTERM) }
 // Tail returns the last lines of its log.
 func (k *KubeProxy) Tail() string { return k.process.tail() }
 
+// PID returns the number of its process.
+func (k *KubeProxy) PID() int { return k.process.pid() }
+
 // Healthy is an error unless it says that its rules are as the Services are.
 func (k *KubeProxy) Healthy() error {
 	if err := k.process.running(); err != nil {

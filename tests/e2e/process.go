@@ -66,6 +66,16 @@ func (p *process) stop(signal syscall.Signal) error {
 	}
 }
 
+// pid returns the process's number; 0 if it was never started.
+func (p *process) pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
+
 // running says whether the process lives.
 func (p *process) running() error {
 	p.mu.Lock()
