@@ -12,18 +12,18 @@
 #include "scratch.h"
 
 #define ICMP_TTL 64
-/* Errors a CPU sends in a second at most (RFC 1812, 4.3.2.8). */
+/* Errors, and answers to pings, that a CPU sends in a second at most (RFC 1812, 4.3.2.8). */
 #define ICMP_RATE 1000
 
-static __always_inline bool icmp_within_rate(struct scratch *scratch)
+static __always_inline bool icmp_within_rate(struct icmp_rate *rate)
 {
 	__u32 second = flow_now() / jiffies_per_second;
 
-	if (scratch->icmp_second != second) {
-		scratch->icmp_second = second;
-		scratch->icmp_spent = 0;
+	if (rate->second != second) {
+		rate->second = second;
+		rate->spent = 0;
 	}
-	return scratch->icmp_spent++ < ICMP_RATE;
+	return rate->spent++ < ICMP_RATE;
 }
 
 /*
@@ -174,7 +174,7 @@ __noinline int icmp_send_scratch(packet_context *context)
 
 	if (!scratch || !device)
 		return PACKET_DROP;
-	if (!icmp_within_rate(scratch)) {
+	if (!icmp_within_rate(&scratch->errors)) {
 		count(icmp_limited);
 		return PACKET_DROP;
 	}

@@ -13,9 +13,11 @@ struct icmp_header {
 	__be32 rest;
 };
 
+#define ICMP_ECHO_REPLY 0
 #define ICMP_DEST_UNREACH 3
 #define ICMP_SOURCE_QUENCH 4
 #define ICMP_REDIRECT 5
+#define ICMP_ECHO_REQUEST 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
 
@@ -26,6 +28,8 @@ struct icmp_header {
 #define ICMPV6_PKT_TOOBIG 2
 #define ICMPV6_TIME_EXCEED 3
 #define ICMPV6_INFORMATIONAL 128 /* the first type that is no error */
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
 #define ICMPV6_REDIRECT 137
 
 #define ICMPV6_PORT_UNREACH 4

@@ -129,8 +129,8 @@ static __always_inline enum parse_result quote_parse_transport(struct packet *qu
 }
 
 /* Fills in `quote` as the packet that `packet` quotes, and says what that is about. */
-static __always_inline enum parse_result quote_parse_once(const struct packet *packet, struct packet *quote,
-							  enum quote_result *kind)
+static __always_inline enum parse_result quote_parse(const struct packet *packet, struct packet *quote,
+						     enum quote_result *kind)
 {
 	struct cursor cursor = packet_cursor(packet->context);
 	void *start = cursor.position;
@@ -155,16 +155,6 @@ static __always_inline enum parse_result quote_parse_once(const struct packet *p
 	return quote_parse_transport(quote, packet->ip_offset + packet->length);
 }
 
-static __always_inline enum parse_result quote_parse(const struct packet *packet, struct packet *quote,
-						     enum quote_result *kind)
-{
-	enum parse_result result = quote_parse_once(packet, quote, kind);
-
-	if (result == PARSE_TRUNCATED && packet_make_linear(packet->context))
-		result = quote_parse_once(packet, quote, kind);
-	return result;
-}
-
 /*
  * What an ICMP packet quotes, and the half that it travels with. An error that goes elsewhere than where the quoted
  * packet came from is forged, or somebody else has translated it.
@@ -175,6 +165,7 @@ static __always_inline enum quote_result quote_find(const struct packet *packet,
 	enum quote_result kind;
 	struct flow_key key;
 
+	packet_make_linear(packet->context);
 	quote->context = packet->context;
 	quote->key.edge = packet->key.edge;
 	if (quote_parse(packet, quote, &kind) != PARSE_OK ||

@@ -24,6 +24,19 @@ struct {
 } frontends SEC(".maps");
 
 /*
+ * Addresses that frontends have, but NodePorts -> VIP_*. Written by the agent after the frontends; read by programs
+ * where there is no port to look at: pings, and fragments that come out of order. Full: the agent reports it, and
+ * such packets are left alone.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+	__uint(max_entries, 131072);
+} vips SEC(".maps");
+
+/*
  * Written by the agent, only at indices that no frontend names; read by programs when a flow is born.
  * An index is reused after a grace period. Index 0 is never used.
  */

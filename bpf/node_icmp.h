@@ -3,6 +3,7 @@
 #ifndef WEIR_NODE_ICMP_H
 #define WEIR_NODE_ICMP_H
 
+#include "icmp_echo.h"
 #include "icmp_quote.h"
 #include "move.h"
 #include "node_translate.h"
@@ -53,6 +54,8 @@ __noinline int node_icmp_scratch(packet_context *context)
 	if (!device || !packet_is_for(&packet, device))
 		return PACKET_PASS;
 	kind = quote_find(&packet, &quote, &view);
+	if (kind == QUOTE_NONE && echo_is_asked(&packet, VIP_ANSWERS_OUTSIDE))
+		return echo_answer(&packet, scratch, device);
 	if (kind == QUOTE_NONE)
 		return PACKET_PASS;
 	if (kind == QUOTE_REDIRECT)

@@ -9,6 +9,7 @@
 #include "access_packet.h"
 #include "cluster_ip_packet.h"
 #include "device.h"
+#include "icmp_echo.h"
 #include "icmp_quote.h"
 #include "leave.h"
 #include "masquerade.h"
@@ -163,7 +164,7 @@ __noinline int pod_begin_scratch(packet_context *context)
 	return pod_translate(&packet, device, &view);
 }
 
-/* scratch->packet is ICMP: an error about an answer that the pod, or a pod that reaches itself, has got? */
+/* scratch->packet is ICMP: a ping of a VIP, or an error about an answer that the pod has got? */
 __noinline int pod_icmp_scratch(packet_context *context)
 {
 	struct scratch *scratch = scratch_find();
@@ -183,6 +184,8 @@ __noinline int pod_icmp_scratch(packet_context *context)
 	if (kind == QUOTE_REDIRECT)
 		return quote_drop_redirect();
 	back = view.action == FLOW_RETURN;
+	if (kind == QUOTE_NONE && echo_is_asked(&packet, VIP_ANSWERS_INSIDE))
+		return echo_answer(&packet, scratch, device);
 	if (kind == QUOTE_NONE)
 		return pod_error_to_host(scratch, &quote, &view);
 	if (!back && view.half == FLOW_HALF_REVERSE)

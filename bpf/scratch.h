@@ -33,6 +33,12 @@ struct icmp_error {
 	struct address source; /* who says it: the address asked, or the router's */
 };
 
+/* How many messages of a sort have been sent in a second. */
+struct icmp_rate {
+	__u32 second; /* jiffies / jiffies_per_second */
+	__u32 spent;
+};
+
 struct scratch {
 	struct packet packet;
 	struct birth birth;
@@ -41,8 +47,8 @@ struct scratch {
 	bool last_resort; /* no tuple is free for the answers: that of a younger embryo may be taken */
 	struct bpf_sock_tuple socket;
 	struct icmp_error error;
-	__u32 icmp_second; /* jiffies / jiffies_per_second, in which icmp_spent errors were sent */
-	__u32 icmp_spent;
+	struct icmp_rate errors;
+	struct icmp_rate echoes;
 	__u8 quote[ICMP_QUOTE_MAX + 4];
 };
 

@@ -67,6 +67,10 @@ struct frontend {
 	struct bpf_spin_lock lock;
 } __attribute__((aligned(8)));
 
+/* Flags of an address that clients send to, whatever the port. */
+#define VIP_ANSWERS_INSIDE (1U << 0)  /* a ping from a pod of this node: a service there has a backend for it */
+#define VIP_ANSWERS_OUTSIDE (1U << 1) /* a ping that arrives at the node edge */
+
 /* ---- services ---- */
 
 enum algorithm {
@@ -402,7 +406,8 @@ struct packet_counters {
 	__u64 reject_unreachable;
 	__u64 icmp_too_big;
 	__u64 icmp_time_exceeded;
-	__u64 icmp_limited; /* an ICMP error not sent: over the rate */
+	__u64 icmp_echo;    /* pings of VIPs */
+	__u64 icmp_limited; /* an ICMP error or answer not sent: over the rate */
 	/* left alone, or to the stack; what XDP passes up is counted at tc */
 	__u64 pass_malformed;	   /* too short for its headers, or lengths that contradict each other */
 	__u64 pass_fragment;	   /* a fragment of a datagram */

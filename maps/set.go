@@ -54,6 +54,7 @@ type Set struct {
 	SocketLatests *ebpf.Map `ebpf:"socket_latests"`
 	Sources       *ebpf.Map `ebpf:"sources"`
 	SweepConfig   *ebpf.Map `ebpf:"sweep_config"`
+	VIPs          *ebpf.Map `ebpf:"vips"`
 	XDPDevices    *ebpf.Map `ebpf:"xdp_devices"`
 }
 

@@ -242,6 +242,8 @@ func TestConstantsAreThoseOfC(t *testing.T) {
 		"WEIR_LAYOUT_VERSION":    LayoutVersion,
 		"SLOTS_PER_BLOCK":        SlotsPerBlock,
 		"SERVICE_NO_ENDPOINTS":   uint32(ServiceNoEndpoints),
+		"VIP_ANSWERS_INSIDE":     VIPAnswersInside,
+		"VIP_ANSWERS_OUTSIDE":    VIPAnswersOutside,
 		"BACKEND_LOCAL":          BackendLocal,
 		"BACKEND_TERMINATING":    BackendTerminating,
 		"BACKEND_GONE":           BackendGone,

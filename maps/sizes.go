@@ -51,6 +51,7 @@ type sizeOf struct {
 func (s *Sizes) of(set *Set) []sizeOf {
 	return []sizeOf{
 		{bpfMapFrontends, set.Frontends, &s.Frontends, 1},
+		{bpfMapVips, set.VIPs, &s.Frontends, 1},
 		{bpfMapServices, set.Services, &s.Services, 2},
 		{bpfMapServiceNames, set.ServiceNames, &s.Services, 2},
 		{bpfMapClusterIps, set.ClusterIPs, &s.Services, 2},

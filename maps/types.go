@@ -70,6 +70,12 @@ const (
 	ClusterIPLeft        = bpfClusterIpUseCLUSTER_IP_LEFT
 )
 
+// What map vips says of an address.
+const (
+	VIPAnswersInside  uint32 = 1 << 0 // VIP_ANSWERS_INSIDE
+	VIPAnswersOutside uint32 = 1 << 1 // VIP_ANSWERS_OUTSIDE
+)
+
 // The edges a device can be part of.
 const (
 	EdgeNone = bpfEdgeKindEDGE_NONE

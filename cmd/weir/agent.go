@@ -37,6 +37,7 @@ type agentFlags struct {
 	local         detectlocal.Settings
 	maglevSize    uint32
 	masquerade    masqueradeFlags
+	vipPing       bool
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
 	level, format string
@@ -79,6 +80,7 @@ nothing that is right. weir cleanup removes everything.`,
 	localFlags(c, &flags.local)
 	flags.masquerade.add(c)
 	f.Uint32Var(&flags.maglevSize, "maglev-table-size", 0, "slots of each Maglev table, a prime, the same on every node (default: by the number of endpoints)")
+	f.BoolVar(&flags.vipPing, "vip-ping", true, "answer pings of Services' addresses that have a backend")
 	sizeFlags(c, &flags.sizes)
 	addTimeouts(c, &flags.timeouts)
 	f.StringVar(&flags.level, "log-level", "info", "debug, info, warn or error")
@@ -140,6 +142,7 @@ type agentConfig struct {
 	localSettings detectlocal.Settings
 	maglevSize    uint32 // 0: by the number of endpoints
 	masquerade    masqueradeFlags
+	vipPing       bool
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
 	log           *zap.Logger
@@ -150,7 +153,7 @@ func (f agentFlags) parse() (agentConfig, error) {
 	config := agentConfig{
 		nodeName: f.nodeName, configFile: f.config, proxy: f.proxy,
 		late: lateAfterOf(&f.proxy.KubeProxyConfiguration), nodePortTexts: f.nodePorts, bpffs: f.bpffs, devices: f.devices,
-		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, sizes: f.sizes, timeouts: f.timeouts,
+		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, vipPing: f.vipPing, sizes: f.sizes, timeouts: f.timeouts,
 	}
 	var err error
 	if config.source, err = f.source.parse(); err != nil {

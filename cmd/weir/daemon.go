@@ -29,6 +29,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/store"
 	"github.com/weir-lb/weir/controlplane/surroundings"
 	"github.com/weir-lb/weir/controlplane/sweep"
+	"github.com/weir-lb/weir/controlplane/vips"
 	"github.com/weir-lb/weir/loader"
 	"github.com/weir-lb/weir/maps"
 )
@@ -161,7 +162,7 @@ func (d *daemon) makeControlplane() error {
 	}
 	addresses := clusterips.NewWriter(d.set)
 	d.controller = controlplane.New(controlplane.Options{
-		Store: d.store, Applier: d.applier, Addresses: addresses, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
+		Store: d.store, Applier: vips.Follow(d.applier, d.set, d.config.vipPing), Addresses: addresses, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
 		SNATPorts: compile.PortRange(d.config.snatPorts),
 		Problems: []func() []compile.Problem{
 			d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems,

@@ -146,6 +146,9 @@ func (g *Generator) quoting() Arrival {
 	if g.one(20) {
 		frame.To = g.nodeAddress(family)
 	}
+	if frame.Message == EchoRequest && !g.one(4) {
+		frame.To = choose(g, g.hosts.ClusterIP, g.hosts.LoadBalancer, g.hosts.External).Of(family)
+	}
 	arrival.Packet = frame.Bytes()
 	return arrival
 }

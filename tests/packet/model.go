@@ -27,11 +27,13 @@ type Model struct {
 	traffic  map[compile.ID]*maps.Traffic
 	picked   map[tableKey]netip.AddrPort
 	affinity map[clientKey]netip.AddrPort
-	sticky   map[compile.ID]bool // services with affinity
-	messages map[Program]int     // ICMP errors sent; nothing of a test takes more than a second, see DefaultSettings
-	aged     bool                // unanswered and ended flows are old enough to lose their port
-	born     []flowID            // every half there has been, in their order
-	pressed  bool                // no port is free: young embryos lose theirs
+	sticky   map[compile.ID]bool   // services with affinity
+	vips     map[netip.Addr]uint32 // who answers pings, by flags of map vips
+	echoes   map[Program]int       // pings answered
+	messages map[Program]int       // ICMP errors sent; nothing of a test takes more than a second, see DefaultSettings
+	aged     bool                  // unanswered and ended flows are old enough to lose their port
+	born     []flowID              // every half there has been, in their order
+	pressed  bool                  // no port is free: young embryos lose theirs
 }
 
 // frontendID names a frontend; a NodePort's address is the unspecified one.
@@ -75,7 +77,7 @@ func (m *Model) Reset() {
 	m.traffic = make(map[compile.ID]*maps.Traffic)
 	m.picked = make(map[tableKey]netip.AddrPort)
 	m.affinity = make(map[clientKey]netip.AddrPort)
-	m.messages = make(map[Program]int)
+	m.messages, m.echoes = make(map[Program]int), make(map[Program]int)
 	m.reserved, m.insiders = nil, nil
 	m.born = nil
 }
@@ -85,6 +87,7 @@ func (m *Model) Serve(services ...compile.Service) {
 	m.services = make(map[frontendID]*compile.Service)
 	m.picked = make(map[tableKey]netip.AddrPort)
 	m.sticky = make(map[compile.ID]bool)
+	m.vips = vipsOf(services)
 	for i := range services {
 		m.sticky[services[i].ID] = services[i].AffinityTimeout > 0
 		for _, frontend := range services[i].Frontends {

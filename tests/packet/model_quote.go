@@ -140,6 +140,9 @@ func (v *visit) icmpMessage() Result {
 	if v.program.XDP() || ingress && !v.forUs() {
 		return v.untouched()
 	}
+	if result, asked := v.echo(); asked {
+		return result
+	}
 	q, ok := v.readQuote(v.frame)
 	if !ok || q.tuple.from.Addr() != v.tuple.to.Addr() {
 		return v.icmpUnclaimed(q, ok)

@@ -29,6 +29,7 @@ var (
 	BadParameter    = Message{12, 0, 4, 0}
 	Redirected      = Message{5, 1, 137, 0}
 	EchoRequest     = Message{8, 0, 128, 0}
+	EchoReply       = Message{0, 0, 129, 0}
 )
 
 // Bytes builds the packet.

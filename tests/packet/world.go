@@ -12,6 +12,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/clusterips"
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/detectlocal"
+	"github.com/weir-lb/weir/controlplane/vips"
 	"github.com/weir-lb/weir/loader"
 	"github.com/weir-lb/weir/maps"
 )
@@ -24,7 +25,7 @@ type World struct {
 	Programs *loader.Programs
 
 	own     []*ebpf.Map // maps that each program object has for itself
-	applier *apply.Applier
+	applier *vips.Follower
 	reserve *clusterips.Writer
 }
 
@@ -154,7 +155,7 @@ func (w *World) Reset() error {
 		return err
 	}
 	applier, err := apply.New(w.Maps, zap.NewNop())
-	w.applier, w.reserve = applier, clusterips.NewWriter(w.Maps)
+	w.applier, w.reserve = vips.Follow(applier, w.Maps, true), clusterips.NewWriter(w.Maps)
 	return err
 }
 
@@ -208,7 +209,7 @@ func (w *World) Forget(m *Model) error {
 			return fmt.Errorf("empty the clients' backends: %w", err)
 		}
 	}
-	sent := len(m.messages) > 0
+	sent := len(m.messages)+len(m.echoes) > 0
 	m.Reset()
 	if sent {
 		return w.forgetScratch()
