@@ -71,6 +71,7 @@ set -e
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 ip link set lo up
+sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 ip link add eth0 type veth peer name wire0
 ip addr add 192.0.2.1/24 dev eth0
 ip addr add 2001:db8::1/64 dev eth0 nodad

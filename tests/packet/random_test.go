@@ -17,7 +17,7 @@ import (
 const randomPackets = 1_000_000
 
 // Flows and counters are compared with the model's, and forgotten, after so many packets.
-const randomRound = 20_000
+const randomRound = 8_000
 
 // A million random packets: the programs and the model agree about every verdict, byte, flow and counter.
 // WEIR_SEED repeats a run, as far as what the programs pick allows.
