@@ -25,6 +25,11 @@ static __always_inline int reject(struct packet *packet, struct device *device)
 	return packet_pass_up();
 }
 
+static __always_inline int refuse_lost(const struct packet *packet)
+{
+	return packet_pass_up();
+}
+
 static __always_inline int reply_too_big(struct packet *packet, struct device *device, __u32 mtu)
 {
 	return packet_pass_up();

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Flows: the only code that touches the flow table (flow_table.h) and the map `embryos`.
+ * Flows: with embryo.h and try.h the only code that touches the flow table (flow_table.h) and the map `embryos`.
  *
  * A flow is a pair of entries, forward and reverse, each found by the tuple its packets arrive with. It is
  * born as a pair of embryos; the client's first packet after the backend's answer moves both to the flow
  * table. The reverse half is inserted first and claims its tuple: nobody else can be answered there.
  *
  *	flow_lookup()	the half of an established flow that a packet belongs to
- *	flow_lookup_embryo()	the half of one that is not established yet
+ *	flow_lookup_embryo()	the half of one that is not established yet (embryo.h)
  *	flow_find()	either, for what is no packet of the flow itself
  *	flow_open()	a new pair of embryos
  *	flow_remove()	both halves
@@ -191,6 +191,16 @@ static __always_inline bool embryo_is_fair_game(const struct flow_key *reverse, 
 	return reverse->protocol == IPPROTO_TCP || embryo->state == FLOW_UNANSWERED;
 }
 
+/* Removes the forward half of an embryo that loses the tuple of its answers, if it leads there and not to another
+ * try. */
+static __always_inline void embryo_forget_forward(const struct flow_key *key, const struct tuple *answers)
+{
+	struct flow *forward = bpf_map_lookup_elem(&embryos, key);
+
+	if (forward && tuple_is_reverse(&forward->to, answers))
+		bpf_map_delete_elem(&embryos, key);
+}
+
 /* Whether an embryo gives way: it is this flow's own, is stale, or no tuple is free. */
 static __always_inline bool embryo_yields(const struct scratch *scratch)
 {
@@ -205,7 +215,7 @@ static __always_inline bool embryo_yields(const struct scratch *scratch)
 		return true;
 	if (!embryo_is_stale(holder) && !(scratch->last_resort && embryo_is_fair_game(reverse, holder)))
 		return false;
-	bpf_map_delete_elem(&embryos, &other);
+	embryo_forget_forward(&other, &reverse->tuple);
 	return true;
 }
 
@@ -255,101 +265,6 @@ __noinline int flow_claim(void)
 		return 1;
 	bpf_map_delete_elem(&embryos, reverse);
 	return 0;
-}
-
-/* Puts back the reverse half of an embryo that eviction took. False: another flow has the tuple by now. */
-static __always_inline bool flow_rebuild(const struct packet *packet, const struct flow *forward,
-					 const struct flow_key *other)
-{
-	struct scratch *scratch = scratch_find();
-	struct flow *half;
-
-	if (!scratch)
-		return false;
-	scratch->reverse = *other;
-	scratch->last_resort = false;
-	half = &scratch->half;
-	*half = *forward;
-	half->seal = flow_seal(other);
-	tuple_reverse(&half->to, &packet->key.tuple);
-	half->half = FLOW_HALF_REVERSE;
-	half->state = FLOW_UNANSWERED;
-	half->last_seen = flow_now();
-	half->hop.mtu = 0; /* the other way's */
-	if (!flow_claim())
-		return false;
-	count(flow_reverse_rebuilt);
-	return true;
-}
-
-/* Moves a pair of embryos to the flow table, reverse first. Returns the forward half there. */
-static __always_inline struct flow *flow_establish(const struct flow_key *key, struct flow *forward,
-						   const struct flow_key *other, struct flow *reverse)
-{
-	struct scratch *scratch = scratch_find();
-	struct flow *half;
-
-	if (!scratch)
-		return NULL;
-	half = &scratch->half;
-	*half = *reverse;
-	half->state = FLOW_ESTABLISHED;
-	if (flow_table_update(other, half, BPF_ANY))
-		return NULL;
-	*half = *forward;
-	half->state = FLOW_ESTABLISHED;
-	if (flow_table_update(key, half, BPF_ANY)) {
-		flow_table_delete(other);
-		return NULL;
-	}
-	bpf_map_delete_elem(&embryos, key);
-	bpf_map_delete_elem(&embryos, other);
-	count(flow_established);
-	return flow_table_lookup(key);
-}
-
-enum flow_result {
-	FLOW_MISS = 0,
-	FLOW_HIT,
-	FLOW_REFUSED, /* its flow cannot be established: no room */
-};
-
-/* A packet from the client of an embryo. */
-static __always_inline enum flow_result embryo_forward(const struct packet *packet, struct flow *embryo,
-						       struct flow_view *view)
-{
-	const struct flow_key *key = &packet->key;
-	struct flow_key other;
-	struct flow *reverse;
-
-	flow_other_key(&other, key, &embryo->to);
-	reverse = bpf_map_lookup_elem(&embryos, &other);
-	/* Evicted; and another flow may have got its place. */
-	if (!reverse || !tuple_is_reverse(&reverse->to, &key->tuple))
-		return flow_rebuild(packet, embryo, &other) ? FLOW_HIT : FLOW_MISS;
-	if (packet_is_syn(packet))
-		return embryo->state < FLOW_CLOSING && reverse->state < FLOW_CLOSING ? FLOW_HIT : FLOW_MISS;
-	if (reverse->state != FLOW_ANSWERED || embryo->state >= FLOW_CLOSING || packet->tcp_flags & TCP_RST)
-		return FLOW_HIT;
-	view->flow = flow_establish(key, embryo, &other, reverse);
-	if (view->flow)
-		return FLOW_HIT;
-	count(drop_flow_table_full);
-	return FLOW_REFUSED;
-}
-
-/* Looks among the embryos. Off the hot path: once or twice in the life of a flow. */
-static __always_inline enum flow_result flow_lookup_embryo(struct packet *packet, struct flow_view *view)
-{
-	struct flow *embryo = bpf_map_lookup_elem(&embryos, &packet->key);
-
-	if (!embryo || !flow_read(embryo, &packet->key, view))
-		return FLOW_MISS;
-	if (view->half == FLOW_HALF_FORWARD)
-		return embryo_forward(packet, embryo, view);
-	if (embryo->state == FLOW_UNANSWERED)
-		embryo->state = FLOW_ANSWERED;
-	return FLOW_HIT;
 }
 
 /*

@@ -13,7 +13,7 @@
 #include "access_packet.h"
 #include "cluster_ip.h"
 #include "device.h"
-#include "flow.h"
+#include "embryo.h"
 #include "move.h"
 #include "nat.h"
 #include "reject.h"
@@ -119,7 +119,7 @@ static __always_inline int host_no_backend(struct packet *packet, struct device 
 static __always_inline bool host_open(struct packet *packet, struct device *device, const struct service *service,
 				      struct flow_view *view)
 {
-	__u32 index = service_pick(packet, service, SIDE_INSIDE);
+	__u32 index = service_pick(packet, service, SIDE_INSIDE, 0);
 	struct backend *backend;
 	struct birth *birth;
 
@@ -130,7 +130,7 @@ static __always_inline bool host_open(struct packet *packet, struct device *devi
 		count(drop_stale_backend);
 		return flow_end(view, PACKET_DROP);
 	}
-	birth = flow_prepare(packet, service, index, backend);
+	birth = flow_prepare(packet, service, index, backend, 0);
 	if (!birth)
 		return flow_end(view, PACKET_DROP);
 	return host_plan(packet, device, backend, birth, view) && flow_open(packet, birth, view);

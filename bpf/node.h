@@ -42,7 +42,9 @@ static __always_inline int node_arrive(packet_context *context)
 	int verdict = node_known(context);
 
 	if (verdict == PACKET_BEGINS)
-		verdict = node_begin_scratch(context);
+		verdict = node_embryo_scratch(context);
+	if (verdict == PACKET_BEGINS)
+		verdict = node_new_scratch(context);
 	return verdict == PACKET_OF_HOST ? host_answer_scratch(context) : verdict;
 }
 

@@ -13,7 +13,9 @@
 #include "leave.h"
 #include "nat.h"
 #include "route.h"
+#include "reject.h"
 #include "service.h"
+#include "try.h"
 
 /* The device the client came by, where the routes chose another one for the answer, and know a way by this one. */
 static __always_inline int depart_by(struct packet *packet, const struct device *device, struct flow_view *view)
@@ -74,7 +76,7 @@ __noinline int depart_begin_scratch(packet_context *context)
 {
 	struct scratch *scratch = scratch_find();
 	struct packet packet = {};
-	struct flow_view view;
+	struct flow_view view = {};
 	struct device *device;
 
 	if (!scratch)
@@ -84,8 +86,13 @@ __noinline int depart_begin_scratch(packet_context *context)
 	if (!device)
 		return PACKET_PASS;
 	switch (flow_lookup_embryo(&packet, &view)) {
+	case FLOW_RETRY: /* what this host sends to a VIP is not tried elsewhere */
 	case FLOW_HIT:
-		return flow_is_of_host(&view) ? PACKET_OF_HOST : depart_answer(&packet, device, &view);
+		if (flow_is_of_host(&view))
+			return PACKET_OF_HOST;
+		if (answer_is_lost(&view, FLOW_STACK))
+			return refuse_lost(&packet);
+		return depart_answer(&packet, device, &view);
 	case FLOW_REFUSED:
 		return PACKET_DROP;
 	case FLOW_MISS:

@@ -6,6 +6,7 @@
 #include "host_answer.h"
 #include "move.h"
 #include "nat.h"
+#include "try.h"
 
 /* Handles scratch->packet. Returns the verdict. */
 __noinline int host_answer_scratch(packet_context *context)
@@ -21,6 +22,7 @@ __noinline int host_answer_scratch(packet_context *context)
 		return PACKET_PASS; /* somebody else says that he is this host: the stack knows better */
 	if (packet_ifindex(context) != view.ifindex)
 		return packet_moves(scratch, view.ifindex);
+	embryo_turn(view.flow, FLOW_ANSWERED);
 	flow_account(&packet, &view);
 	if (nat_rewrite(&packet, &view.to, false))
 		return PACKET_PASS;

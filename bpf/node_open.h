@@ -13,6 +13,7 @@
 #include "service.h"
 #include "side.h"
 #include "snat.h"
+#include "try.h"
 
 /*
  * A packet that no frontend is for. Into the SNAT range and of no flow, it may be an answer whose flow is
@@ -80,29 +81,32 @@ static __always_inline int node_no_backend(struct packet *packet, struct device 
 	return PACKET_DROP;
 }
 
-/* A packet to a frontend, of no flow yet. */
+/* A packet to a frontend, of no flow yet, or of one whose backend, `tried`, is silent. */
 static __always_inline bool node_open(struct packet *packet, struct device *device, const struct service *service,
-				      struct flow_view *view)
+				      __u32 tried, struct flow_view *view)
 {
-	__u32 index = service_pick(packet, service, packet_side(packet, device));
+	__u32 index = service_pick(packet, service, packet_side(packet, device), tried);
 	struct backend *backend;
 	struct birth *birth;
 
 	if (!index)
 		return flow_end(view, node_no_backend(packet, device, service));
+	if (index == tried)
+		return flow_again(packet, view) || flow_end(view, PACKET_DROP); /* there is no other */
 	backend = backend_find(index);
 	if (!backend) {
 		count(drop_stale_backend);
 		return flow_end(view, PACKET_DROP);
 	}
-	birth = flow_prepare(packet, service, index, backend);
+	birth = flow_prepare(packet, service, index, backend, tried);
 	if (!birth)
 		return flow_end(view, PACKET_DROP);
 	return node_plan(packet, device, backend, birth, view) && flow_open(packet, birth, view);
 }
 
-/* A packet of no flow: whether one has been opened for it. */
-static __always_inline bool node_new(struct packet *packet, struct device *device, struct flow_view *view)
+/* A packet of no flow, or of one whose backend, `tried`, is silent: whether `view` is of a flow now. */
+static __always_inline bool node_new(struct packet *packet, struct device *device, __u32 tried,
+				     struct flow_view *view)
 {
 	struct service_view service;
 
@@ -124,16 +128,18 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 	}
 	if (!packet_is_admitted(packet, &service))
 		return flow_end(view, PACKET_DROP);
-	return node_open(packet, device, service.service, view);
+	return node_open(packet, device, service.service, tried, view);
 }
 
-/* Handles scratch->packet, which is of no established flow. Returns the verdict. */
-__noinline int node_begin_scratch(packet_context *context)
+/*
+ * Handles scratch->packet, which is of no established flow, if it is of an embryo. Returns the verdict;
+ * PACKET_BEGINS: it is not, or is a SYN that scratch->tried has left without an answer.
+ */
+__noinline int node_embryo_scratch(packet_context *context)
 {
 	struct scratch *scratch = scratch_find();
 	struct packet packet = {};
-	struct flow_view view;
-	enum flow_result found;
+	struct flow_view view = {};
 	struct device *device;
 
 	if (!scratch)
@@ -144,13 +150,41 @@ __noinline int node_begin_scratch(packet_context *context)
 		return PACKET_PASS;
 	if (!packet_masquerade(&packet))
 		return packet_pass_up();
-	found = flow_lookup_embryo(&packet, &view);
-	if (found == FLOW_REFUSED)
+	switch (flow_lookup_embryo(&packet, &view)) {
+	case FLOW_REFUSED:
 		return PACKET_DROP;
-	if (found == FLOW_MISS && !node_new(&packet, device, &view))
-		return view.verdict;
+	case FLOW_MISS:
+		scratch->tried = 0;
+		return PACKET_BEGINS;
+	case FLOW_RETRY:
+		scratch->tried = view.flow->backend;
+		return flow_is_of_host(&view) ? PACKET_OF_HOST : PACKET_BEGINS;
+	case FLOW_HIT:
+		break;
+	}
 	if (flow_is_of_host(&view))
 		return PACKET_OF_HOST;
+	if (answer_is_lost(&view, FLOW_FORWARD))
+		return refuse_lost(&packet);
+	return node_translate(&packet, device, &view);
+}
+
+/* Opens a flow for scratch->packet, or tries another backend than scratch->tried. Returns the verdict. */
+__noinline int node_new_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct packet packet = {};
+	struct flow_view view = {};
+	struct device *device;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	device = device_of_packet(context, packet.now);
+	if (!device)
+		return PACKET_PASS;
+	if (!node_new(&packet, device, scratch->tried, &view))
+		return view.verdict;
 	return node_translate(&packet, device, &view);
 }
 

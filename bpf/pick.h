@@ -193,4 +193,34 @@ static __always_inline __u32 pick_backend(const struct service *service, enum si
 	return slot_read(table, hash % slots_count);
 }
 
+/* Slots that are looked at for another backend: enough also where the tried one has most of the weight. */
+#define OTHER_PROBES 64
+
+/* A backend of the table other than `tried`, by chance; that one, if none is found. */
+__noinline int pick_other_of(__u32 base, __u32 slots_count, __u32 tried)
+{
+	struct slot_range table = { .base = base, .count = slots_count };
+	__u32 backend;
+	int i;
+
+	for (i = 0; i < OTHER_PROBES && slots_count; i++) {
+		backend = slot_read(&table, bpf_get_prandom_u32() % slots_count);
+		if (backend && backend != tried)
+			return backend;
+	}
+	return tried;
+}
+
+/*
+ * Picks another backend than the one that a client has tried in vain, whatever the algorithm, and whether it is the
+ * client's by affinity. 0: the table is empty.
+ */
+static __always_inline __u32 pick_other(const struct service *service, enum side side, __u32 tried)
+{
+	enum algorithm algorithm;
+	const struct slot_range *table = service_table(service, side, &algorithm);
+
+	return table->count ? pick_other_of(table->base, table->count, tried) : 0;
+}
+
 #endif

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* tc egress of the pod edge: answers to a pod get back the address the pod had asked. */
+#define PACKET_BACK BPF_F_INGRESS /* who sends by this device is answered by the stack */
 #include "packet_tc.h"
 
 #include "device.h"
@@ -7,6 +8,8 @@
 #include "icmp_quote.h"
 #include "leave.h"
 #include "nat.h"
+#include "reject.h"
+#include "try.h"
 
 static __always_inline int pod_answer(struct packet *packet, const struct flow_view *view)
 {
@@ -29,7 +32,11 @@ __noinline int pod_answer_scratch(packet_context *context)
 	if (!scratch)
 		return PACKET_DROP;
 	scratch_load(&packet, context, scratch);
-	return flow_lookup_embryo(&packet, &view) == FLOW_HIT ? pod_answer(&packet, &view) : PACKET_PASS;
+	if (flow_lookup_embryo(&packet, &view) != FLOW_HIT)
+		return PACKET_PASS;
+	if (answer_is_lost(&view, FLOW_STACK))
+		return refuse_lost(&packet);
+	return pod_answer(&packet, &view);
 }
 
 /* scratch->packet is ICMP: an error about a packet of the pod to a frontend? */

@@ -18,6 +18,7 @@
 #include "service.h"
 #include "snat.h"
 #include "socket_lookup.h"
+#include "try.h"
 
 static __always_inline int pod_translate(struct packet *packet, struct device *device, struct flow_view *view)
 {
@@ -65,21 +66,24 @@ static __always_inline int pod_no_backend(struct packet *packet, struct device *
 	return PACKET_DROP;
 }
 
+/* A packet to a frontend, of no flow yet, or of one whose backend, `tried`, is silent. */
 static __always_inline bool pod_open(struct packet *packet, struct device *device, const struct service *service,
-				     struct flow_view *view)
+				     __u32 tried, struct flow_view *view)
 {
-	__u32 index = service_pick(packet, service, SIDE_INSIDE);
+	__u32 index = service_pick(packet, service, SIDE_INSIDE, tried);
 	struct backend *backend;
 	struct birth *birth;
 
 	if (!index)
 		return flow_end(view, pod_no_backend(packet, device, service));
+	if (index == tried)
+		return flow_again(packet, view) || flow_end(view, PACKET_DROP); /* there is no other */
 	backend = backend_find(index);
 	if (!backend) {
 		count(drop_stale_backend);
 		return flow_end(view, PACKET_DROP);
 	}
-	birth = flow_prepare(packet, service, index, backend);
+	birth = flow_prepare(packet, service, index, backend, tried);
 	if (!birth)
 		return flow_end(view, PACKET_DROP);
 	if (address_equal(&packet->key.tuple.source, &backend->address) &&
@@ -114,8 +118,8 @@ static __always_inline int pod_unclaimed(struct packet *packet, struct device *d
 	return verdict == PACKET_BEGINS ? packet_unclaimed(packet, device) : verdict;
 }
 
-/* A packet of no flow: whether one has been opened for it. */
-static __always_inline bool pod_new(struct packet *packet, struct device *device, struct flow_view *view)
+/* A packet of no flow, or of one whose backend, `tried`, is silent: whether `view` is of a flow now. */
+static __always_inline bool pod_new(struct packet *packet, struct device *device, __u32 tried, struct flow_view *view)
 {
 	struct service_view service = {};
 
@@ -136,16 +140,18 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 	}
 	if (!packet_is_admitted(packet, &service))
 		return flow_end(view, PACKET_DROP);
-	return pod_open(packet, device, service.service, view);
+	return pod_open(packet, device, service.service, tried, view);
 }
 
-/* Handles scratch->packet, which is of no established flow. Returns the verdict. */
-__noinline int pod_begin_scratch(packet_context *context)
+/*
+ * Handles scratch->packet, which is of no established flow, if it is of an embryo. Returns the verdict;
+ * PACKET_BEGINS: it is not, or is a SYN that scratch->tried has left without an answer.
+ */
+__noinline int pod_embryo_scratch(packet_context *context)
 {
 	struct scratch *scratch = scratch_find();
 	struct packet packet = {};
-	struct flow_view view;
-	enum flow_result found;
+	struct flow_view view = {};
 	struct device *device;
 
 	if (!scratch)
@@ -156,10 +162,38 @@ __noinline int pod_begin_scratch(packet_context *context)
 		return PACKET_PASS;
 	if (!packet_masquerade(&packet))
 		return packet_pass_up();
-	found = flow_lookup_embryo(&packet, &view);
-	if (found == FLOW_REFUSED)
+	switch (flow_lookup_embryo(&packet, &view)) {
+	case FLOW_REFUSED:
 		return PACKET_DROP;
-	if (found == FLOW_MISS && !pod_new(&packet, device, &view))
+	case FLOW_MISS:
+		scratch->tried = 0;
+		return PACKET_BEGINS;
+	case FLOW_RETRY:
+		scratch->tried = view.flow->backend;
+		return PACKET_BEGINS;
+	case FLOW_HIT:
+		break;
+	}
+	if (answer_is_lost(&view, FLOW_RETURN))
+		return refuse_lost(&packet);
+	return pod_translate(&packet, device, &view);
+}
+
+/* Opens a flow for scratch->packet, or tries another backend than scratch->tried. Returns the verdict. */
+__noinline int pod_new_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct packet packet = {};
+	struct flow_view view = {};
+	struct device *device;
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	device = device_of_packet(context, packet.now);
+	if (!device)
+		return PACKET_PASS;
+	if (!pod_new(&packet, device, scratch->tried, &view))
 		return view.verdict;
 	return pod_translate(&packet, device, &view);
 }
@@ -227,7 +261,9 @@ int pod_ingress(struct __sk_buff *context)
 	int verdict = pod_known(context);
 
 	if (verdict == PACKET_BEGINS)
-		verdict = pod_begin_scratch(context);
+		verdict = pod_embryo_scratch(context);
+	if (verdict == PACKET_BEGINS)
+		verdict = pod_new_scratch(context);
 	if (verdict == PACKET_ICMP)
 		verdict = pod_icmp_scratch(context);
 	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;

@@ -148,6 +148,13 @@ static __always_inline int reset(const struct packet *packet)
 	return scratch_save(packet) ? reset_send_scratch(packet->context) : PACKET_DROP;
 }
 
+/* The answer of a backend that does not have the flow (try.h): it shall not wait for the client. */
+static __always_inline int refuse_lost(const struct packet *packet)
+{
+	count(drop_lost_try);
+	return reset(packet);
+}
+
 /* Refuses a packet that would have opened a flow. Returns the verdict. */
 static __always_inline int reject(struct packet *packet, struct device *device)
 {

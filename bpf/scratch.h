@@ -22,7 +22,8 @@ struct birth {
 	__u32 generation;
 	__u64 affinity_group; /* 0: the service has no affinity */
 	enum flow_action action;
-	bool snat; /* the source is an address of the node: the port comes from the SNAT range */
+	bool snat;  /* the source is an address of the node: the port comes from the SNAT range */
+	bool retry; /* another try of a flow that is there */
 };
 
 /* An ICMP error, named once for both families. */
@@ -41,6 +42,7 @@ struct icmp_rate {
 
 struct scratch {
 	struct packet packet;
+	__u32 tried; /* the backend that the packet's flow has, and that is silent; 0: it has none */
 	struct birth birth;
 	struct flow_key reverse;
 	struct flow half;

@@ -32,11 +32,17 @@ static __always_inline enum service_result service_of_packet(const struct packet
 	return service_find(&tuple->destination, tuple->destination_port, packet->key.protocol, false, view);
 }
 
-/* Picks a backend for a new flow. 0: the table is empty. */
-static __always_inline __u32 service_pick(const struct packet *packet, const struct service *service, enum side side)
+/*
+ * Picks a backend for a new flow; another one than `tried`, unless that is 0 or there is no other. 0: the table is
+ * empty.
+ */
+static __always_inline __u32 service_pick(const struct packet *packet, const struct service *service, enum side side,
+					  __u32 tried)
 {
 	const struct tuple *tuple = &packet->key.tuple;
 
+	if (tried)
+		return pick_other(service, side, tried);
 	return pick_backend(service, side, &tuple->source, tuple_hash(tuple));
 }
 

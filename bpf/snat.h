@@ -91,6 +91,18 @@ static __always_inline bool snat_claim(packet_context *context, struct scratch *
 	return false;
 }
 
+/* Notes another try of a flow that is there. False: it no longer is. */
+static __always_inline bool flow_retried(const struct packet *packet)
+{
+	struct flow *forward = bpf_map_lookup_elem(&embryos, &packet->key);
+
+	if (!forward)
+		return false;
+	forward->last_seen = packet->now;
+	count(flow_retried);
+	return true;
+}
+
 /* Accounts a flow that has been opened. */
 static __always_inline void flow_born(const struct packet *packet, const struct birth *birth)
 {
@@ -125,12 +137,18 @@ __noinline int flow_open_scratch(packet_context *context)
 	half->ifindex = packet->ifindex;
 	half->action = birth->action;
 	half->half = FLOW_HALF_REVERSE;
+	half->retry = birth->retry;
 	tuple_reverse(&half->to, &packet->key.tuple);
 	if (!snat_claim(context, scratch))
 		return 0;
+	if (birth->retry && flow_retried(packet)) {
+		traffic_count(birth->service, birth->backend, FLOW_HALF_FORWARD, packet->length);
+		return 1;
+	}
 	half->seal = flow_seal(&packet->key);
 	half->to = birth->to;
 	half->half = FLOW_HALF_FORWARD;
+	half->retry = false;
 	if (bpf_map_update_elem(&embryos, &packet->key, half, BPF_ANY)) {
 		bpf_map_delete_elem(&embryos, &scratch->reverse);
 		return 0;
@@ -139,9 +157,12 @@ __noinline int flow_open_scratch(packet_context *context)
 	return 1;
 }
 
-/* Begins a flow of the packet to a backend; the caller says what else is special, and calls flow_open. */
+/*
+ * Begins a flow of the packet to a backend; the caller says what else is special, and calls flow_open. `tried`: the
+ * backend that the flow has already, and that is silent; 0: it is a new flow.
+ */
 static __always_inline struct birth *flow_prepare(const struct packet *packet, const struct service *service,
-						  __u32 index, const struct backend *backend)
+						  __u32 index, const struct backend *backend, __u32 tried)
 {
 	struct scratch *scratch = scratch_save(packet);
 	struct birth *birth;
@@ -156,7 +177,8 @@ static __always_inline struct birth *flow_prepare(const struct packet *packet, c
 	birth->service = service->id;
 	birth->backend = index;
 	birth->generation = backend->generation;
-	birth->affinity_group = service->affinity_timeout ? service->affinity_group : 0;
+	birth->retry = tried;
+	birth->affinity_group = service->affinity_timeout && !tried ? service->affinity_group : 0;
 	birth->action = FLOW_STACK;
 	birth->snat = false;
 	return birth;

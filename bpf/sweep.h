@@ -65,7 +65,7 @@ static __always_inline void usage_note(void *usage, __u32 index, __u32 epoch)
 static __always_inline __u32 sweep_timeout(const struct sweep_settings *settings, const struct flow *flow,
 					   const struct flow *peer, __u8 protocol)
 {
-	if (flow->state <= FLOW_ANSWERED)
+	if (flow->state < FLOW_ESTABLISHED)
 		return settings->timeout_unanswered;
 	if (protocol != IPPROTO_TCP)
 		return settings->timeout_udp;

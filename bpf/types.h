@@ -240,9 +240,10 @@ enum flow_half {
 enum flow_state {
 	FLOW_UNANSWERED = 0, /* an embryo: the backend has not said anything yet */
 	FLOW_ANSWERED = 1,   /* an embryo whose backend has answered; the client's next packet establishes it */
-	FLOW_ESTABLISHED = 2,
-	FLOW_CLOSING = 3, /* FIN seen from one side at least */
-	FLOW_CLOSED = 4,  /* RST, or FIN from both sides */
+	FLOW_LOST = 2,	     /* an embryo's reverse half: the backend of another try has answered before (try.h) */
+	FLOW_ESTABLISHED = 3,
+	FLOW_CLOSING = 4, /* FIN seen from one side at least */
+	FLOW_CLOSED = 5,  /* RST, or FIN from both sides */
 } __attribute__((packed));
 
 /*
@@ -259,21 +260,22 @@ struct hop {
 
 /*
  * One half of a flow. The other half's key is the reverse of `to`, and its `to` is the reverse of this
- * half's key: nothing else links them.
+ * half's key: nothing else links them. An embryo may have more reverse halves than the one that its forward half
+ * leads to: one for each try.
  */
 struct flow {
-	__u32 seal;	  /* of the key (flow_seal): an element recycled under a reader does not match */
-	struct tuple to;  /* what the packet's tuple becomes */
-	__u32 last_seen;  /* jiffies, low 32 bits */
-	__u32 service;	  /* service id */
-	__u32 backend;	  /* backend index */
-	__u32 generation; /* of the backend */
-	__u32 ifindex;	  /* the device (or its bridge or bond) the client's packets arrive by; 0: not known */
-			  /* of FLOW_HOST: the device they leave by, itself */
-	enum flow_action action;
+	__u32 seal;		 /* of the key (flow_seal): an element recycled under a reader does not match */
+	struct tuple to;	 /* what the packet's tuple becomes */
+	__u32 last_seen;	 /* jiffies, low 32 bits */
+	__u32 service;		 /* service id */
+	__u32 backend;		 /* backend index */
+	__u32 generation;	 /* of the backend */
+	__u32 ifindex;		 /* the device (or its bridge or bond) the client's packets arrive by; 0: not known */
+				 /* of FLOW_HOST: the device they leave by, itself */
+	enum flow_action action; /* from here to `retry` it is one word, of which try.h changes the state */
 	enum flow_half half;
 	enum flow_state state; /* of this half: each side closes its own */
-	__u8 pad;
+	__u8 retry;	       /* an embryo's reverse half that the forward half does not lead to */
 	struct hop hop;
 } __attribute__((aligned(8)));
 
@@ -395,6 +397,7 @@ struct packet_counters {
 	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */
 	__u64 drop_host_untranslated;	 /* sent by this host to a VIP, which it may not leave with */
 	__u64 drop_unallocated;		 /* to an address of a ServiceCIDR that no Service has */
+	__u64 drop_lost_try;		 /* a backend has answered a SYN after another one had; it is sent a reset */
 	__u64 refuse_no_endpoint;	 /* at the socket edge: ECONNREFUSED */
 	__u64 refuse_no_local_endpoint;	 /* at the socket edge: EHOSTUNREACH */
 	__u64 refuse_source_denied;	 /* at the socket edge: EHOSTUNREACH */
@@ -420,6 +423,8 @@ struct packet_counters {
 	__u64 flow_new;
 	__u64 flow_established;
 	__u64 flow_foreign;	    /* foreign flows recorded */
+	__u64 flow_retried;	    /* a SYN without an answer has been sent to another backend as well */
+	__u64 flow_moved;	    /* and that backend was the first to answer */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
 	__u64 icmp_translated;	    /* ICMP errors about packets of flows, sent on to whom they are for */
 	__u64 socket_translated;    /* connect() and first sends to a frontend */

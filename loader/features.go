@@ -17,6 +17,7 @@ import (
 type Features struct {
 	TCX              bool   // programs are attached with tcx (Linux 6.6), else with clsact filters
 	CsumIPv6Flag     bool   // bpf_l4_csum_replace knows BPF_F_IPV6
+	Atomics          bool   // programs have atomic instructions other than the addition (Linux 5.12)
 	SetRetval        bool   // cgroup programs have bpf_set_retval (Linux 5.18); without it what they refuse is EPERM
 	JiffiesPerSecond uint32 // CONFIG_HZ
 }
@@ -33,6 +34,7 @@ func Probe() (Features, error) {
 	}
 	f := Features{
 		TCX:       haveTCX(),
+		Atomics:   haveAtomics(),
 		SetRetval: features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil,
 	}
 	var err error
@@ -50,6 +52,22 @@ func Probe() (Features, error) {
 func haveTCX() bool {
 	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress})
 	return err == nil
+}
+
+// haveAtomics loads a program that swaps a word on its stack.
+func haveAtomics() bool {
+	program, err := newProbe(asm.Instructions{
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Mov.Imm(asm.R1, 1),
+		asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
+		asm.CmpXchg.Mem(asm.RFP, asm.R1, asm.Word, -8),
+		asm.Return(),
+	})
+	if err != nil {
+		return false
+	}
+	program.Close()
+	return true
 }
 
 // flagIPv6 is BPF_F_IPV6 of the UAPI, for bpf_l4_csum_replace (Linux 6.16, and stable branches).

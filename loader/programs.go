@@ -8,6 +8,7 @@ import (
 	"reflect"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 
 	"github.com/weir-lb/weir/maps"
 )
@@ -21,6 +22,7 @@ type Constants struct {
 	MasqueradeMark   uint32 // the bit that what goes to a ClusterIP is marked with; 0: it is not
 	CsumIPv6Flag     bool   // the kernel knows BPF_F_IPV6
 	SetRetval        bool   // the kernel has bpf_set_retval
+	NoAtomics        bool   // the kernel knows no atomic instruction but the addition
 	NodeNetNS        uint64 // cookie of the node's network namespace; 0: namespaces are not told apart
 	SocketHostOnly   bool   // the socket edge serves the sockets of that namespace alone
 }
@@ -114,6 +116,9 @@ func (p *Programs) load(spec *ebpf.CollectionSpec) error {
 			return fmt.Errorf("set constant %s: %w", name, err)
 		}
 	}
+	if p.constants.NoAtomics {
+		swapPlainly(spec)
+	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: sharedMaps(spec, p.set)})
 	if err != nil {
 		return fmt.Errorf("load programs: %w", err)
@@ -125,6 +130,25 @@ func (p *Programs) load(spec *ebpf.CollectionSpec) error {
 		}
 	}
 	return nil
+}
+
+// swapPlainly makes plain stores of the compare-and-swaps of an object. Each stands behind a comparison with the same
+// value, so that it leaves R0 as if it had succeeded.
+func swapPlainly(spec *ebpf.CollectionSpec) {
+	for _, program := range spec.Programs {
+		for i, ins := range program.Instructions {
+			if ins.OpCode.AtomicOp() == asm.CmpXchg {
+				program.Instructions[i] = plainStore(ins)
+			}
+		}
+	}
+}
+
+// plainStore keeps what belongs to an instruction: its place in the source, and jumps to it.
+func plainStore(swap asm.Instruction) asm.Instruction {
+	store := asm.StoreMem(swap.Dst, swap.Offset, swap.Src, swap.OpCode.Size())
+	store.Metadata = swap.Metadata
+	return store
 }
 
 // sharedMaps returns the maps of the set that an object uses, and makes it expect their sizes.

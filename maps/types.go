@@ -104,6 +104,7 @@ const (
 const (
 	FlowUnanswered  = bpfFlowStateFLOW_UNANSWERED
 	FlowAnswered    = bpfFlowStateFLOW_ANSWERED
+	FlowLost        = bpfFlowStateFLOW_LOST
 	FlowEstablished = bpfFlowStateFLOW_ESTABLISHED
 	FlowClosing     = bpfFlowStateFLOW_CLOSING
 	FlowClosed      = bpfFlowStateFLOW_CLOSED

@@ -124,8 +124,8 @@ func (d *daemon) makeDatapath() error {
 	d.programs, err = loader.Adopt(pins, d.set, loader.Constants{
 		SNATPortMin: d.config.snatPorts.First, SNATPortMax: d.config.snatPorts.Last,
 		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
-		SetRetval: d.features.SetRetval, NodeNetNS: d.nodeNetNS, SocketHostOnly: d.config.socketLB == "host",
-		InsideBySource: d.config.local.BySource(), MasqueradeMark: d.makeMasquerade(),
+		SetRetval: d.features.SetRetval, NoAtomics: !d.features.Atomics, NodeNetNS: d.nodeNetNS,
+		SocketHostOnly: d.config.socketLB == "host", InsideBySource: d.config.local.BySource(), MasqueradeMark: d.makeMasquerade(),
 	})
 	var refused *ebpf.VerifierError
 	if errors.As(err, &refused) {

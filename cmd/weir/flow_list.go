@@ -34,7 +34,7 @@ type flowTable struct {
 }
 
 // views returns the flows of a table: one for each forward half, each foreign flow, and each reverse half that has
-// lost its forward one.
+// lost its forward one. Of a flow that several backends have been asked for, the one that its forward half leads to.
 func (t flowTable) views(names map[uint32]string, clock clock) []flowView {
 	views := make([]flowView, 0, len(t.flows)/2+1)
 	for key, flow := range t.flows {
@@ -45,7 +45,7 @@ func (t flowTable) views(names map[uint32]string, clock clock) []flowView {
 		other := otherKey(key, flow)
 		peer, whole := t.flows[other]
 		if flow.Half == maps.FlowHalfReverse {
-			if whole {
+			if whole || flow.Retry != 0 || flow.State == maps.FlowLost {
 				continue
 			}
 			key, flow = other, reversed(key, flow)

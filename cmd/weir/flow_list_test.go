@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -69,6 +70,25 @@ func TestFlowViews(t *testing.T) {
 				t.Error(difference)
 			}
 		})
+	}
+}
+
+// Backends that were asked and did not get a flow are not listed, whether it is still there or not.
+func TestTriesAreNoFlows(t *testing.T) {
+	client := tupleOf("192.0.2.10:40000", "203.0.113.1:80")
+	flows := pairOf(0, 6, client, tupleOf("192.0.2.10:40000", "10.0.2.5:8080"), maps.Flow{}, maps.Flow{})
+	for _, lost := range []maps.Flow{{State: maps.FlowLost}, {Retry: 1}} {
+		tried := tupleOf(fmt.Sprintf("10.0.2.%d:8080", 6+lost.Retry), "192.0.2.10:40000")
+		lost.To, lost.Half = client.Reverse(), maps.FlowHalfReverse
+		flows[maps.FlowKey{Tuple: tried, Protocol: 6}] = lost
+	}
+	if got := (flowTable{flows: flows}).views(nil, clock{}); len(got) != 1 || got[0].Backend.Addr().String() != "10.0.2.5" {
+		t.Errorf("listed: %+v", got)
+	}
+	delete(flows, maps.FlowKey{Tuple: client, Protocol: 6})
+	delete(flows, maps.FlowKey{Tuple: tupleOf("10.0.2.5:8080", "192.0.2.10:40000"), Protocol: 6})
+	if got := (flowTable{flows: flows}).views(nil, clock{}); len(got) != 0 {
+		t.Errorf("listed without a flow: %+v", got)
 	}
 }
 

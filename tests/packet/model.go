@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/maps"
@@ -34,6 +35,7 @@ type Model struct {
 	aged     bool                  // unanswered and ended flows are old enough to lose their port
 	born     []flowID              // every half there has been, in their order
 	pressed  bool                  // no port is free: young embryos lose theirs
+	silent   map[flowID]bool       // embryos whose client has waited long enough to send its SYN again
 }
 
 // frontendID names a frontend; a NodePort's address is the unspecified one.
@@ -79,6 +81,7 @@ func (m *Model) Reset() {
 	m.affinity = make(map[clientKey]netip.AddrPort)
 	m.messages, m.echoes = make(map[Program]int), make(map[Program]int)
 	m.reserved, m.insiders = nil, nil
+	m.silent = make(map[flowID]bool)
 	m.born = nil
 }
 
@@ -220,15 +223,18 @@ func isHost(a netip.Addr) bool {
 	return !a.IsMulticast() && !a.IsLinkLocalUnicast() && !bytes.Equal(low[:12], make([]byte, 12))
 }
 
-// service returns the service that a destination is a frontend of, and whether as a NodePort.
-func (v *visit) service() (service *compile.Service, nodePort bool) {
-	if service := v.services[frontendID{v.tuple.to, v.protocol}]; service != nil && isHost(v.tuple.to.Addr()) {
+// service returns the service that the packet is for, and whether by a NodePort.
+func (v *visit) service() (service *compile.Service, nodePort bool) { return v.serviceAt(v.tuple.to) }
+
+// serviceAt returns the service that an address is a frontend of, and whether as a NodePort.
+func (v *visit) serviceAt(to netip.AddrPort) (service *compile.Service, nodePort bool) {
+	if service := v.services[frontendID{to, v.protocol}]; service != nil && isHost(to.Addr()) {
 		return service, false
 	}
-	if !v.nodeAddrs[v.tuple.to.Addr()] {
+	if !v.nodeAddrs[to.Addr()] {
 		return nil, false
 	}
-	return v.services[v.nodePortOf(v.tuple.to)], true
+	return v.services[v.nodePortOf(to)], true
 }
 
 func (v *visit) nodePortOf(address netip.AddrPort) frontendID {
@@ -313,13 +319,16 @@ func (v *visit) reject() Result {
 }
 
 // pick returns the backends that the program may have picked: the one that shows in the packet, or, where
-// none does, all. A client that is remembered has no choice, as long as its backend is there (rules A01 to A04).
-func (v *visit) pick(service *compile.Service, inside bool) []compile.Backend {
+// none does, all. A client that is remembered has no choice, as long as its backend is there (rules A01 to A04). Where
+// a backend has been tried in vain, it is another one, whatever is remembered; none: there is no other.
+func (v *visit) pick(service *compile.Service, inside bool, tried *half) []compile.Backend {
 	all := service.Outside
 	if inside {
 		all = service.Inside
 	}
-	if known, ok := v.affinity[v.clientOf(service.ID)]; ok && v.sticky[service.ID] {
+	if tried != nil {
+		all = slices.DeleteFunc(slices.Clone(all), func(b compile.Backend) bool { return b.Address == tried.backend })
+	} else if known, ok := v.affinity[v.clientOf(service.ID)]; ok && v.sticky[service.ID] {
 		if only := backendsAt(all, known); len(only) > 0 {
 			return only
 		}
@@ -344,19 +353,19 @@ func (v *visit) clientOf(service compile.ID) clientKey {
 	return clientKey{service.Group(), v.tuple.from.Addr()}
 }
 
-// remember notes which backend a new flow of a service with affinity has got.
-func (v *visit) remember(h *half) {
-	if !v.sticky[h.service] {
+// remember notes which backend a client has got of a service, if that has affinity.
+func (v *visit) remember(service compile.ID, backend netip.AddrPort, address netip.Addr) {
+	if !v.sticky[service] {
 		return
 	}
-	client := v.clientOf(h.service)
+	client := clientKey{service.Group(), address}
 	switch known, ok := v.affinity[client]; {
 	case !ok:
 		v.counters.AffinityNew++
-	case known == h.backend:
+	case known == backend:
 		v.counters.AffinityKept++
 	default:
 		v.counters.AffinityMoved++
 	}
-	v.affinity[client] = h.backend
+	v.affinity[client] = backend
 }

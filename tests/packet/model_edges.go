@@ -20,11 +20,16 @@ func (v *visit) nodeArrive() (Result, error) {
 	switch found {
 	case refused:
 		return Result{Verdict: Drop}, nil
+	case lost:
+		return v.refuseLost(), nil
 	case hit:
 		return v.nodeTranslate(h), nil
-	default:
-		return v.nodeNew()
+	case again:
+		if h.ofHost() {
+			return v.hostAnswered(h), nil
+		}
 	}
+	return v.nodeNew(h)
 }
 
 // nodeTranslate is a packet of a known flow.
@@ -114,8 +119,8 @@ func (v *visit) nodeRefuse(next hop) Result {
 	}
 }
 
-// nodeNew is a packet of no flow.
-func (v *visit) nodeNew() (Result, error) {
+// nodeNew is a packet of no flow, or of one whose backend is silent.
+func (v *visit) nodeNew(tried *half) (Result, error) {
 	service, nodePort := v.service()
 	if service == nil {
 		return v.nodeUnclaimed(), nil
@@ -133,7 +138,7 @@ func (v *visit) nodeNew() (Result, error) {
 	if backends := map[bool][]compile.Backend{true: service.Inside, false: service.Outside}[v.inside()]; len(backends) == 0 {
 		return v.noBackend(service), nil
 	}
-	return v.nodeOpen(service)
+	return v.nodeOpen(service, tried)
 }
 
 // inside tells whether what arrives at the node edge counts as a pod's (rule C03).
@@ -180,18 +185,25 @@ func (v *visit) noBackend(service *compile.Service) Result {
 }
 
 // nodeOpen sends a new flow to a backend, the same for the same tuple until the service changes.
-func (v *visit) nodeOpen(service *compile.Service) (Result, error) {
+func (v *visit) nodeOpen(service *compile.Service, tried *half) (Result, error) {
 	key := tableKey{service.ID, v.tuple}
 	inside := v.inside()
-	for _, backend := range v.pick(service, inside) {
+	backends := v.pick(service, inside, tried)
+	if len(backends) == 0 {
+		return v.nodeTranslate(tried), nil
+	}
+	for _, backend := range backends {
 		before := v.counters
 		result, plan := v.nodePlan(service, backend)
 		if plan == nil && v.agrees(result) {
 			return result, nil
 		}
 		v.counters = before
-		if plan == nil || backend.Address != v.seen.to || !v.open(plan, plan.action == maps.FlowForward) {
+		if plan == nil || backend.Address != v.seen.to || !v.openOr(tried, plan, plan.action == maps.FlowForward) {
 			continue
+		}
+		if tried != nil {
+			return v.nodeBegun(plan), nil
 		}
 		if once, ok := v.picked[key]; ok && !inside && service.OutsideAlgorithm == maps.AlgorithmMaglev && !v.sticky[service.ID] && once != backend.Address {
 			return Result{}, fmt.Errorf("%v goes to %v, once it went to %v", v.tuple, backend.Address, once)
@@ -257,7 +269,9 @@ func (v *visit) nodeDepart() (Result, error) {
 	switch found {
 	case refused:
 		return Result{Verdict: Drop}, nil
-	case hit:
+	case lost:
+		return v.refuseLost(), nil
+	case hit, again:
 		return v.nodeDepartKnown(h), nil
 	}
 	if service := v.services[frontendID{v.tuple.to, v.protocol}]; service != nil || v.hostStrays() {
@@ -322,10 +336,12 @@ func (v *visit) podSend() (Result, error) {
 	switch found {
 	case refused:
 		return Result{Verdict: Drop}, nil
+	case lost:
+		return v.refuseLost(), nil
 	case hit:
 		return v.podTranslate(h, true), nil
 	default:
-		return v.podNew()
+		return v.podNew(h)
 	}
 }
 
@@ -350,7 +366,7 @@ func (v *visit) podTranslate(h *half, known bool) Result {
 	return Result{Redirect, returned(v.hopped(frame))}
 }
 
-func (v *visit) podNew() (Result, error) {
+func (v *visit) podNew(tried *half) (Result, error) {
 	service, _ := v.service()
 	if service == nil {
 		return v.podUnclaimed(), nil
@@ -368,19 +384,23 @@ func (v *visit) podNew() (Result, error) {
 	if len(service.Inside) == 0 {
 		return v.noBackend(service), nil
 	}
-	return v.podOpen(service)
+	return v.podOpen(service, tried)
 }
 
 // podOpen sends a new flow of a pod to a backend.
-func (v *visit) podOpen(service *compile.Service) (Result, error) {
-	for _, backend := range v.pick(service, true) {
+func (v *visit) podOpen(service *compile.Service, tried *half) (Result, error) {
+	backends := v.pick(service, true, tried)
+	if len(backends) == 0 {
+		return v.podTranslate(tried, true), nil
+	}
+	for _, backend := range backends {
 		before := v.counters
 		result, plan := v.podPlan(service, backend)
 		if plan == nil && v.agrees(result) {
 			return result, nil
 		}
 		v.counters = before
-		if plan != nil && backend.Address == v.seen.to && v.open(plan, plan.action == maps.FlowReturn) {
+		if plan != nil && backend.Address == v.seen.to && v.openOr(tried, plan, plan.action == maps.FlowReturn) {
 			return v.podTranslate(plan, false), nil
 		}
 	}
@@ -411,6 +431,9 @@ func (v *visit) podPlan(service *compile.Service, backend compile.Backend) (Resu
 // podReceive is pod_egress.
 func (v *visit) podReceive() Result {
 	h, found := v.lookup()
+	if found == lost {
+		return v.refuseLost()
+	}
 	if found != hit || h.forward() || h.action != maps.FlowStack {
 		return v.untouched()
 	}

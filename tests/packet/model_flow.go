@@ -29,6 +29,7 @@ type half struct {
 	service compile.ID
 	backend netip.AddrPort
 	ifindex int
+	retry   bool
 }
 
 func (h *half) forward() bool { return h.half == maps.FlowHalfForward }
@@ -43,6 +44,8 @@ type found int
 const (
 	miss found = iota
 	hit
+	again   // a SYN of a flow whose backend is silent: another may be tried
+	lost    // an answer of a backend that does not have the flow
 	refused // its flow cannot be established: no room
 )
 
@@ -76,10 +79,7 @@ func (v *visit) lookupEmbryo(id flowID) (*half, found) {
 		return nil, miss
 	}
 	if !h.forward() {
-		if h.state == maps.FlowUnanswered {
-			h.state = maps.FlowAnswered
-		}
-		return h, hit
+		return v.lookupAnswer(id, h)
 	}
 	other := id.other(h.to)
 	peer := v.embryos[other]
@@ -89,6 +89,9 @@ func (v *visit) lookupEmbryo(id flowID) (*half, found) {
 	if v.opens() {
 		if h.state >= maps.FlowClosing || peer.state >= maps.FlowClosing {
 			return nil, miss
+		}
+		if v.silent[id] && peer.state == maps.FlowUnanswered {
+			return h, again
 		}
 		return h, hit
 	}
@@ -190,7 +193,9 @@ func (v *visit) clearWay() {
 // claim takes the answers `reverse` for a flow, from another where need be.
 func (v *visit) claim(reverse, forward flowID, answers *half) {
 	if holder := v.embryos[reverse]; holder != nil && reverse.other(holder.to) != forward {
-		delete(v.embryos, reverse.other(holder.to))
+		if loser := v.embryos[reverse.other(holder.to)]; loser != nil && loser.to == reverse.tuple.reverse() {
+			delete(v.embryos, reverse.other(holder.to))
+		}
 	}
 	if holder := v.flows[reverse]; holder != nil {
 		delete(v.flows, reverse.other(holder.to))
@@ -202,6 +207,7 @@ func (v *visit) claim(reverse, forward flowID, answers *half) {
 // account notes a packet of a known flow that goes through. What goes through of a foreign flow is its answer.
 func (v *visit) account(h *half) {
 	v.track(h)
+	delete(v.silent, v.id())
 	if h.action != maps.FlowForeign {
 		v.carry(h)
 	} else if h.state == maps.FlowUnanswered {
@@ -253,8 +259,9 @@ func (v *visit) open(h *half, snat bool) bool {
 	answers.to, answers.half = id.tuple.reverse(), maps.FlowHalfReverse
 	v.claim(reverse, id, &answers)
 	v.embryos[id] = h
+	delete(v.silent, id)
 	v.born = append(v.born, id, reverse)
-	v.remember(h)
+	v.remember(h.service, h.backend, v.tuple.from.Addr())
 	v.trafficOf(h.service).Flows++
 	v.counters.FlowNew++
 	v.carry(h)

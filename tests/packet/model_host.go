@@ -65,7 +65,7 @@ func (v *visit) hostNew(service *compile.Service) (Result, error) {
 
 // hostOpen sends a new flow of this host to a backend.
 func (v *visit) hostOpen(service *compile.Service) (Result, error) {
-	for _, backend := range v.pick(service, true) {
+	for _, backend := range v.pick(service, true, nil) {
 		before := v.counters
 		result, plan := v.hostPlan(service, backend)
 		if plan == nil && v.agrees(result) {
@@ -145,6 +145,9 @@ func (v *visit) hostAnswered(h *half) Result {
 	}
 	if h.ifindex != v.device.Index {
 		return Result{Redirect, v.arrivedBy(h.ifindex)}
+	}
+	if h.state == maps.FlowUnanswered {
+		h.state = maps.FlowAnswered
 	}
 	v.account(h)
 	return Result{Pass, v.rewrite(v.frame, h.to)}

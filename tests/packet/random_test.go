@@ -123,6 +123,9 @@ func disturb(world *World, model *Model, g *Generator) error {
 	if g.one(50) {
 		return model.Evict(world, g)
 	}
+	if g.one(4) {
+		return model.Silence(world, g)
+	}
 	if g.one(200) {
 		return model.Sweep(world, g)
 	}

@@ -89,7 +89,7 @@ func (w *World) halves(table maps.FlowTable) (map[flowID]half, error) {
 	var bad error
 	err = table.Each(func(key maps.FlowKey, flow maps.Flow) bool {
 		id := flowID{tuple{key.Tuple.SourceAddrPort(), key.Tuple.DestinationAddrPort()}, key.Edge, key.Protocol}
-		h := half{action: flow.Action, half: flow.Half, state: flow.State}
+		h := half{action: flow.Action, half: flow.Half, state: flow.State, retry: flow.Retry != 0}
 		if flow.Action != maps.FlowForeign {
 			if err := w.fill(&h, flow, names); err != nil {
 				bad = fmt.Errorf("flow %v: %w", id, err)
@@ -242,6 +242,30 @@ func (m *Model) end(w *World, id flowID) error {
 		}
 	}
 	return nil
+}
+
+// Silence makes the client of an embryo one that has waited long enough to send its SYN again, if what it happens upon
+// is one's forward half. It happens upon young ones: most are soon established, or evicted.
+func (m *Model) Silence(w *World, g *Generator) error {
+	young := m.born[max(0, len(m.born)-64):]
+	if len(young) == 0 {
+		return nil
+	}
+	id := young[g.rand.IntN(len(young))]
+	if h := m.embryos[id]; h == nil || !h.forward() {
+		return nil
+	}
+	return m.silence(w, id)
+}
+
+func (m *Model) silence(w *World, id flowID) error {
+	embryo, err := w.Maps.EmbryoTable().Lookup(flowKeyOf(id))
+	if err != nil {
+		return fmt.Errorf("read the embryo of %+v: %w", id, err)
+	}
+	embryo.LastSeen -= m.settings.Constants.JiffiesPerSecond
+	m.silent[id] = true
+	return w.Maps.EmbryoTable().Put(flowKeyOf(id), embryo)
 }
 
 // someHalf returns a half that there is or has been.

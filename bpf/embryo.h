@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Flows that are not established yet, from the packet after the one that has opened them on. */
+#ifndef WEIR_EMBRYO_H
+#define WEIR_EMBRYO_H
+
+#include "flow.h"
+
+/* Puts back the reverse half of an embryo that eviction took. False: another flow has the tuple by now. */
+static __always_inline bool flow_rebuild(const struct packet *packet, const struct flow *forward,
+					 const struct flow_key *other)
+{
+	struct scratch *scratch = scratch_find();
+	struct flow *half;
+
+	if (!scratch)
+		return false;
+	scratch->reverse = *other;
+	scratch->last_resort = false;
+	half = &scratch->half;
+	*half = *forward;
+	half->seal = flow_seal(other);
+	tuple_reverse(&half->to, &packet->key.tuple);
+	half->half = FLOW_HALF_REVERSE;
+	half->state = FLOW_UNANSWERED;
+	half->last_seen = flow_now();
+	half->hop.mtu = 0; /* the other way's */
+	if (!flow_claim())
+		return false;
+	count(flow_reverse_rebuilt);
+	return true;
+}
+
+/* Moves a pair of embryos to the flow table, reverse first. Returns the forward half there. */
+static __always_inline struct flow *flow_establish(const struct flow_key *key, struct flow *forward,
+						   const struct flow_key *other, struct flow *reverse)
+{
+	struct scratch *scratch = scratch_find();
+	struct flow *half;
+
+	if (!scratch)
+		return NULL;
+	half = &scratch->half;
+	*half = *reverse;
+	half->state = FLOW_ESTABLISHED;
+	if (flow_table_update(other, half, BPF_ANY))
+		return NULL;
+	*half = *forward;
+	half->state = FLOW_ESTABLISHED;
+	if (flow_table_update(key, half, BPF_ANY)) {
+		flow_table_delete(other);
+		return NULL;
+	}
+	bpf_map_delete_elem(&embryos, key);
+	bpf_map_delete_elem(&embryos, other);
+	count(flow_established);
+	return flow_table_lookup(key);
+}
+
+/* Half of the second that clients wait at least before they send a SYN again. */
+#define SYN_RETRY_JIFFIES (jiffies_per_second / 2)
+
+/* Whether a SYN of the client is one sent again, because nobody has answered the last one. */
+static __always_inline bool embryo_is_silent(const struct packet *packet, const struct flow *forward,
+					     const struct flow *reverse)
+{
+	return reverse->state == FLOW_UNANSWERED && packet->now - forward->last_seen >= SYN_RETRY_JIFFIES;
+}
+
+enum flow_result {
+	FLOW_MISS = 0,
+	FLOW_HIT,
+	FLOW_RETRY,   /* its backend is silent: another one may be asked */
+	FLOW_REFUSED, /* its flow cannot be established: no room */
+};
+
+/* A packet from the client of an embryo. */
+static __always_inline enum flow_result embryo_forward(const struct packet *packet, struct flow *embryo,
+						       struct flow_view *view)
+{
+	const struct flow_key *key = &packet->key;
+	struct flow_key other;
+	struct flow *reverse;
+
+	flow_other_key(&other, key, &embryo->to);
+	reverse = bpf_map_lookup_elem(&embryos, &other);
+	/* Evicted; and another flow may have got its place. */
+	if (!reverse || !tuple_is_reverse(&reverse->to, &key->tuple))
+		return flow_rebuild(packet, embryo, &other) ? FLOW_HIT : FLOW_MISS;
+	if (packet_is_syn(packet)) {
+		if (embryo->state >= FLOW_CLOSING || reverse->state >= FLOW_CLOSING)
+			return FLOW_MISS;
+		return embryo_is_silent(packet, embryo, reverse) ? FLOW_RETRY : FLOW_HIT;
+	}
+	if (reverse->state != FLOW_ANSWERED || embryo->state >= FLOW_CLOSING || packet->tcp_flags & TCP_RST)
+		return FLOW_HIT;
+	view->flow = flow_establish(key, embryo, &other, reverse);
+	if (view->flow)
+		return FLOW_HIT;
+	count(drop_flow_table_full);
+	return FLOW_REFUSED;
+}
+
+/* The forward half of an embryo as it is: nothing becomes of it. */
+static __always_inline bool flow_again(const struct packet *packet, struct flow_view *view)
+{
+	struct flow *embryo = bpf_map_lookup_elem(&embryos, &packet->key);
+
+	return embryo && flow_read(embryo, &packet->key, view);
+}
+
+/*
+ * Looks among the embryos. Off the hot path: once or twice in the life of a flow. Whether an answer counts the caller
+ * says (try.h): not every program sees answers where they are certain to be the backend's.
+ */
+static __always_inline enum flow_result flow_lookup_embryo(struct packet *packet, struct flow_view *view)
+{
+	struct flow *embryo = bpf_map_lookup_elem(&embryos, &packet->key);
+
+	if (!embryo || !flow_read(embryo, &packet->key, view))
+		return FLOW_MISS;
+	return view->half == FLOW_HALF_FORWARD ? embryo_forward(packet, embryo, view) : FLOW_HIT;
+}
+
+#endif

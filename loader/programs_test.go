@@ -1,0 +1,40 @@
+package loader
+
+import (
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+)
+
+// Kernels before 5.12 refuse a compare-and-swap wherever it stands: none is left in any program for them.
+func TestNoAtomics(t *testing.T) {
+	before := 0
+	for _, read := range objects() {
+		spec, err := read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		before += countSwaps(spec)
+		swapPlainly(spec)
+		if left := countSwaps(spec); left != 0 {
+			t.Errorf("%d are left", left)
+		}
+	}
+	if before == 0 {
+		t.Error("no program has one: nothing is tested")
+	}
+}
+
+// countSwaps counts the atomic instructions of an object other than additions.
+func countSwaps(spec *ebpf.CollectionSpec) int {
+	count := 0
+	for _, program := range spec.Programs {
+		for _, ins := range program.Instructions {
+			if op := ins.OpCode.AtomicOp(); op != asm.InvalidAtomic && op != asm.AddAtomic {
+				count++
+			}
+		}
+	}
+	return count
+}
