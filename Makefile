@@ -91,7 +91,7 @@ e2e: $(GENERATED) e2e-binaries ## run the end-to-end tests on a real control pla
 .PHONY: scale
 scale: $(GENERATED) e2e-binaries ## measure 10,000 Services of an API server beside kube-proxy (as root; SCALE=number)
 	@[[ $$(id -u) -eq 0 ]] || { echo "make scale needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
-	go test -count=1 -v -timeout 30m -run TestScale ./tests/e2e -scale $(SCALE)
+	go test -count=1 -v -timeout 60m -run TestScale ./tests/e2e -scale $(SCALE)
 
 SCALE := 10000
 

@@ -204,6 +204,7 @@ func scaleKubeProxy(t *testing.T, node *lab.Host) measured {
 	var m measured
 	last := awaitSync(t, node, 0)
 	m.all = time.Unix(0, int64(last.at*1e9)).Sub(begin)
+	t.Logf("kube-proxy: all programmed %s after the start", m.all.Round(time.Millisecond))
 	if rules := rulesOf(t, node); rules < *scaleFlag {
 		t.Fatalf("only %d service IPs are in the rules", rules)
 	}
