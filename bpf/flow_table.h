@@ -46,6 +46,12 @@ static __always_inline void flow_key_unpack(struct flow_key *key, const struct f
 	key->pad = 0;
 }
 
+/* Whether it is not ours. */
+static __always_inline bool flow_is_foreign(const struct flow *flow)
+{
+	return (flow->action & ~FLOW_ENDED) == FLOW_FOREIGN;
+}
+
 static __always_inline struct flow *flow_table_lookup(const struct flow_key *key)
 {
 	struct flow_key_ipv4 packed;

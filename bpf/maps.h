@@ -343,6 +343,14 @@ struct {
 	__uint(max_entries, 1);
 } sweep_config SEC(".maps");
 
+/* One entry. Written by the agent; read by programs off the hot path. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct live_settings);
+	__uint(max_entries, 1);
+} live_config SEC(".maps");
+
 /* One entry. Written and read by the agent: what its successor must know of the maps and programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -8,6 +8,7 @@
 
 #include "access_packet.h"
 #include "cluster_ip_packet.h"
+#include "foreign.h"
 #include "masquerade.h"
 #include "node_translate.h"
 #include "service.h"
@@ -57,6 +58,8 @@ static __always_inline bool node_plan(struct packet *packet, struct device *devi
 	known = device_read(route.fib.ifindex, &out);
 	if (result == ROUTE_STACK || (known && device_leads_to_pods(&out)))
 		return true;
+	if (packet_is_midstream(packet))
+		return flow_end(view, reset(packet)); /* its source port toward the backend is lost */
 	if (packet->ttl <= 1)
 		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
 	if (!packet_can_send(packet, result, &route))
@@ -81,11 +84,15 @@ static __always_inline int node_no_backend(struct packet *packet, struct device 
 	return PACKET_DROP;
 }
 
-/* A packet to a frontend, of no flow yet, or of one whose backend, `tried`, is silent. */
+/*
+ * A packet to a frontend, of no flow yet, or of one whose backend, `tried`, is silent. One in the middle of a
+ * connection goes to who must have it, if that can be told.
+ */
 static __always_inline bool node_open(struct packet *packet, struct device *device, const struct service *service,
 				      __u32 tried, struct flow_view *view)
 {
-	__u32 index = service_pick(packet, service, packet_side(packet, device), tried);
+	enum side side = packet_side(packet, device);
+	__u32 index = service_pick(packet, service, side, tried);
 	struct backend *backend;
 	struct birth *birth;
 
@@ -93,6 +100,8 @@ static __always_inline bool node_open(struct packet *packet, struct device *devi
 		return flow_end(view, node_no_backend(packet, device, service));
 	if (index == tried)
 		return flow_again(packet, view) || flow_end(view, PACKET_DROP); /* there is no other */
+	if (packet_is_midstream(packet) && !service_picks_by_table(service, side))
+		return flow_end(view, reset(packet));
 	backend = backend_find(index);
 	if (!backend) {
 		count(drop_stale_backend);
@@ -121,8 +130,10 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 	}
 	if (!tuple_is_of_hosts(&packet->key.tuple))
 		return flow_end(view, PACKET_PASS);
+	if (packet_is_foreign(packet, view))
+		return false;
 	/* The node's own connections have NodePorts too: only a SYN is certainly for the service. */
-	if (service.node_port && packet_is_tcp(packet) && !packet_is_syn(packet)) {
+	if (packet_is_midstream(packet) && (service.node_port || !connections_are_known())) {
 		count_left(pass_without_flow);
 		return flow_end(view, PACKET_PASS);
 	}

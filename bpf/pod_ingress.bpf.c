@@ -9,6 +9,7 @@
 #include "access_packet.h"
 #include "cluster_ip_packet.h"
 #include "device.h"
+#include "foreign.h"
 #include "icmp_echo.h"
 #include "icmp_quote.h"
 #include "leave.h"
@@ -46,6 +47,8 @@ static __always_inline bool pod_plan_hairpin(struct packet *packet, struct devic
 {
 	const struct address *source = device_address(device, packet->ipv6);
 
+	if (packet_is_midstream(packet))
+		return flow_end(view, reset(packet)); /* its source port is lost */
 	if (address_is_zero(source)) {
 		count(drop_no_hairpin_address);
 		return flow_end(view, PACKET_DROP);
@@ -78,6 +81,8 @@ static __always_inline bool pod_open(struct packet *packet, struct device *devic
 		return flow_end(view, pod_no_backend(packet, device, service));
 	if (index == tried)
 		return flow_again(packet, view) || flow_end(view, PACKET_DROP); /* there is no other */
+	if (packet_is_midstream(packet) && !service_picks_by_table(service, SIDE_INSIDE))
+		return flow_end(view, reset(packet));
 	backend = backend_find(index);
 	if (!backend) {
 		count(drop_stale_backend);
@@ -134,7 +139,9 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 	}
 	if (!tuple_is_of_hosts(&packet->key.tuple) || pod_finds_local_listener(packet, &service))
 		return flow_end(view, PACKET_PASS);
-	if (packet_is_tcp(packet) && !packet_is_syn(packet)) {
+	if (packet_is_foreign(packet, view))
+		return false;
+	if (packet_is_midstream(packet) && (service.node_port || !connections_are_known())) {
 		count_left(pass_without_flow);
 		return flow_end(view, PACKET_PASS);
 	}

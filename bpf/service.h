@@ -32,6 +32,15 @@ static __always_inline enum service_result service_of_packet(const struct packet
 	return service_find(&tuple->destination, tuple->destination_port, packet->key.protocol, false, view);
 }
 
+/* Whether a connection's packets get the same backend on every node, and each time. */
+static __always_inline bool service_picks_by_table(const struct service *service, enum side side)
+{
+	enum algorithm algorithm;
+
+	service_table(service, side, &algorithm);
+	return algorithm == ALGORITHM_MAGLEV;
+}
+
 /*
  * Picks a backend for a new flow; another one than `tried`, unless that is 0 or there is no other. 0: the table is
  * empty.

@@ -69,7 +69,7 @@ static __always_inline __u32 sweep_timeout(const struct sweep_settings *settings
 		return settings->timeout_unanswered;
 	if (protocol != IPPROTO_TCP)
 		return settings->timeout_udp;
-	if (flow->action == FLOW_FOREIGN)
+	if (flow_is_foreign(flow))
 		return flow->state >= FLOW_CLOSING ? settings->timeout_tcp_closed : settings->timeout_foreign;
 	if (flow->state == FLOW_CLOSED || (peer && peer->state == FLOW_CLOSED))
 		return settings->timeout_tcp_closed;
@@ -107,7 +107,7 @@ static __always_inline bool sweep_expired(const struct sweep_settings *settings,
 
 	if ((__s32)idle < 0 || idle < sweep_shortest(settings))
 		return false;
-	peer = flow->action == FLOW_FOREIGN ? NULL : sweep_lookup(table, other);
+	peer = flow_is_foreign(flow) ? NULL : sweep_lookup(table, other);
 	if (peer && now - peer->last_seen < idle)
 		idle = now - peer->last_seen;
 	return idle >= sweep_timeout(settings, flow, peer, other->protocol);
@@ -119,7 +119,7 @@ static __always_inline bool sweep_ends(const struct sweep_settings *settings, co
 	struct ending_key key = { flow->service, flow->backend, flow->generation };
 	struct ending *ending;
 
-	if (!settings->endings || flow->action == FLOW_FOREIGN)
+	if (!settings->endings)
 		return false;
 	ending = bpf_map_lookup_elem(&endings, &key);
 	if (!ending) {
@@ -148,7 +148,7 @@ static __always_inline void sweep_end_connection(const struct flow_key *key, str
 static __always_inline void sweep_remove(enum sweep_table table, const struct flow_key *key,
 					 const struct flow_key *other, const struct flow *flow)
 {
-	bool foreign = flow->action == FLOW_FOREIGN;
+	bool foreign = flow_is_foreign(flow);
 
 	sweep_delete(table, key);
 	if (!foreign)
@@ -189,10 +189,10 @@ static __always_inline int sweep_element(struct bpf_iter_meta *meta, enum sweep_
 		sweep_remove(table, key, &other, flow);
 		return 0;
 	}
-	if (flow->action == FLOW_FOREIGN)
-		return 0;
 	if (ends)
 		sweep_end_connection(key, flow);
+	if (flow_is_foreign(flow))
+		return 0;
 	usage_note(&service_usage, flow->service, settings->epoch);
 	usage_note(&backend_usage, flow->backend, settings->epoch);
 	if (flow->half == FLOW_HALF_FORWARD && flow->state < FLOW_CLOSING)

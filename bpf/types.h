@@ -349,6 +349,7 @@ enum edge_kind {
 } __attribute__((packed));
 
 #define EDGE_ID_NODE 0
+#define EDGE_ID_FOREIGN 0xffff /* in keys alone, of foreign flows that may arrive at any edge (foreign.h) */
 
 #define DEVICE_NO_ETHERNET (1U << 0) /* packets start at the IP header (tun, wireguard, ipip) */
 #define DEVICE_TO_PODS (1U << 1)     /* what the stack sends out here goes to this node's pods */
@@ -467,6 +468,11 @@ struct sweep_settings {
 	__u32 timeout_udp;
 	__u32 timeout_foreign;
 	__u32 endings; /* how many there are; 0: none is looked for */
+};
+
+/* What programs are told while they run. */
+struct live_settings {
+	__u32 connections_known; /* those that others translate are recorded: what no flow knows is nobody's */
 };
 
 /* What the agent keeps for its successor. */

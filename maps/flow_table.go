@@ -41,6 +41,15 @@ func (t FlowTable) Put(key FlowKey, flow Flow) error {
 	return t.others.Put(&key, &flow)
 }
 
+// Add writes a half where there is none; ebpf.ErrKeyExist: there is one.
+func (t FlowTable) Add(key FlowKey, flow Flow) error {
+	if t.packs(key) {
+		packed := key.packed()
+		return t.ipv4.Update(&packed, &flow, ebpf.UpdateNoExist)
+	}
+	return t.others.Update(&key, &flow, ebpf.UpdateNoExist)
+}
+
 // PutAll writes many halves at once.
 func (t FlowTable) PutAll(keys []FlowKey, flows []Flow) error {
 	var (

@@ -41,6 +41,7 @@ type Set struct {
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	InsideSources *ebpf.Map `ebpf:"inside_sources"`
 	LeftCgroups   *ebpf.Map `ebpf:"left_cgroups"`
+	LiveConfig    *ebpf.Map `ebpf:"live_config"`
 	LocalVIPs     *ebpf.Map `ebpf:"local_vips"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
 	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`

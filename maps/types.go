@@ -42,6 +42,7 @@ type (
 	SocketFlow     = bpfSocketFlow
 	Namespace      = bpfNetworkNamespace
 	LocalVIP       = bpfLocalVip
+	LiveSettings   = bpfLiveSettings
 	AgentRecord    = bpfAgentRecord
 )
 
@@ -82,6 +83,9 @@ const (
 	EdgeNode = bpfEdgeKindEDGE_NODE
 	EdgePod  = bpfEdgeKindEDGE_POD
 )
+
+// EdgeIDForeign is EDGE_ID_FOREIGN of bpf/types.h: no pod edge has it.
+const EdgeIDForeign = 0xffff
 
 // What a program does with a packet of a flow.
 const (

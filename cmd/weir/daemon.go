@@ -20,6 +20,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/detectlocal"
 	"github.com/weir-lb/weir/controlplane/devices"
 	"github.com/weir-lb/weir/controlplane/events"
+	"github.com/weir-lb/weir/controlplane/foreign"
 	"github.com/weir-lb/weir/controlplane/health"
 	"github.com/weir-lb/weir/controlplane/masquerade"
 	"github.com/weir-lb/weir/controlplane/metrics"
@@ -65,6 +66,7 @@ type daemon struct {
 	controller *controlplane.Controller
 	devices    *devices.Manager
 	sweeper    *sweep.Sweeper
+	foreign    *foreign.Recorder
 
 	masquerade *masquerade.Rules // nil: nothing is masqueraded by rules
 
@@ -78,6 +80,7 @@ type daemon struct {
 	proxy       *health.Proxy
 	checks      *health.Services
 
+	synced  chan struct{} // closed when the maps have held all services
 	changed chan struct{} // holds one token while the board is behind
 	applied chan struct{} // holds one token while the devices do not know of the latest backends
 	checked chan struct{} // holds one token while the health checks do not know of the latest endpoints
@@ -89,7 +92,7 @@ func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
 	d := &daemon{
 		config: config, board: board, log: logTo(config.log, board),
 		changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
-		checked: make(chan struct{}, 1),
+		checked: make(chan struct{}, 1), synced: make(chan struct{}),
 	}
 	d.configureKernel()
 	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeSockets, d.makeControlplane, d.makeDevices} {
@@ -191,6 +194,9 @@ func (d *daemon) makeDevices() error {
 		Set: d.set, Attacher: d.attacher, Patterns: d.config.devices, NodePorts: d.config.nodePorts, Inside: d.config.local.Device,
 		Log: d.log, Changed: d.devicesChanged,
 	})
+	if err == nil {
+		d.makeForeign()
+	}
 	return err
 }
 
@@ -224,6 +230,7 @@ func (d *daemon) run(ctx context.Context) error {
 	part("write the maps", func(ctx context.Context) error { d.controller.Run(ctx); return nil })
 	part("follow the devices", d.devices.Run)
 	part("sweep the flows", d.sweeper.Run)
+	part("record foreign flows", d.foreign.Run)
 	part("follow the backends", d.followBackends)
 	part("follow the pods", d.followPods)
 	part("attach the socket edge", d.retrySockets)

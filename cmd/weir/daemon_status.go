@@ -73,6 +73,7 @@ func (d *daemon) post() {
 		s.Changes = status.Changes(changes)
 		s.Problems = problemsOf(state.Problems)
 		s.Attachments = attachmentsOf(attachments)
+		s.Foreign = foreignOf(d.foreign.Found())
 		if d.closer != nil {
 			s.Sockets.Closed = d.closer.Closed()
 		}

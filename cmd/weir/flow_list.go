@@ -14,7 +14,7 @@ import (
 // flowView is a flow as people read it. Its JSON is documented in docs/cli.md.
 type flowView struct {
 	Protocol string         `json:"protocol"`
-	Edge     string         `json:"edge"` // "node", or "pod N" for the Nth pod edge
+	Edge     string         `json:"edge"` // "node", "pod N" for the Nth pod edge, or "any" where a foreign flow's is not known
 	Client   netip.AddrPort `json:"client"`
 	Frontend netip.AddrPort `json:"frontend"`
 	Source   netip.AddrPort `json:"source"`  // what the backend sees as the client
@@ -38,7 +38,7 @@ type flowTable struct {
 func (t flowTable) views(names map[uint32]string, clock clock) []flowView {
 	views := make([]flowView, 0, len(t.flows)/2+1)
 	for key, flow := range t.flows {
-		if flow.Action == maps.FlowForeign {
+		if flow.Action&^maps.FlowEnded == maps.FlowForeign {
 			views = append(views, t.viewForeign(key, flow, clock))
 			continue
 		}
@@ -112,8 +112,11 @@ func reversed(key maps.FlowKey, flow maps.Flow) maps.Flow {
 
 // viewEdge names an edge by its id.
 func viewEdge(id uint16) string {
-	if id == 0 {
+	switch id {
+	case 0:
 		return "node"
+	case maps.EdgeIDForeign:
+		return "any"
 	}
 	return fmt.Sprintf("pod %d", id)
 }

@@ -87,8 +87,13 @@ func (d *daemon) makeCloser() {
 	})
 }
 
-// backendsLeft says that backends have left services whose flows end then.
+// backendsLeft says that backends have left services whose flows end then. It is called first when the maps hold all.
 func (d *daemon) backendsLeft() {
+	select {
+	case <-d.synced:
+	default:
+		close(d.synced)
+	}
 	d.sweeper.Touch()
 	if d.closer != nil {
 		d.closer.Touch()

@@ -67,6 +67,7 @@ func printAgent(out io.Writer, agent agentView, coverage *coverageView, now time
 			since(now, agent.Sync.Last), agent.Sync.Latency.Round(10*time.Microsecond))
 	}
 	fmt.Fprintf(out, "  socket edge: %s\n", describeSockets(agent.Sockets, coverage))
+	fmt.Fprintf(out, "  connections that others translate: %s\n", describeForeign(agent.Foreign))
 	if len(agent.Attachments) == 0 {
 		return
 	}
@@ -112,6 +113,18 @@ func describeSockets(s status.Sockets, coverage *coverageView) string {
 		serves += ", not proven: " + coverage.Reason
 	}
 	return strings.Join(append([]string{serves}, s.Reasons...), "; ")
+}
+
+// describeForeign says in a few words what was there before.
+func describeForeign(f *status.Foreign) string {
+	switch {
+	case f == nil:
+		return "not looked for yet; what is of no flow passes"
+	case f.Connections == 0:
+		return "none at the start"
+	default:
+		return fmt.Sprintf("%d at the start, which pass untouched until they end", f.Connections)
+	}
 }
 
 // list shows words in one cell.

@@ -24,7 +24,14 @@ type Connection struct {
 	Original Tuple // as its first packet came
 	Reply    Tuple // as answers are expected
 	Status   uint32
+	State    uint8 // of TCP
 }
+
+// The states of TCP, of enum tcp_conntrack in linux/netfilter/nf_conntrack_tcp.h, between which a connection is one.
+const (
+	TCPSynReceived uint8 = 2 // by the client, of the server's
+	TCPLastAck     uint8 = 6 // both sides have sent FIN
+)
 
 // What a status has, of enum ip_conntrack_status in linux/netfilter/nf_conntrack_common.h.
 const (
@@ -82,9 +89,29 @@ func decode(message []byte) (c Connection, err error) {
 			attributes.Nested(c.Reply.decode)
 		case nl.CTA_STATUS:
 			c.Status = attributes.Uint32()
+		case nl.CTA_PROTOINFO:
+			attributes.Nested(c.decodeProtocol)
 		}
 	}
 	return c, attributes.Err()
+}
+
+// decodeProtocol reads what is known of a protocol's connections alone.
+func (c *Connection) decodeProtocol(attributes *mdnetlink.AttributeDecoder) error {
+	for attributes.Next() {
+		if attributes.Type() != nl.CTA_PROTOINFO_TCP {
+			continue
+		}
+		attributes.Nested(func(tcp *mdnetlink.AttributeDecoder) error {
+			for tcp.Next() {
+				if tcp.Type() == nl.CTA_PROTOINFO_TCP_STATE {
+					c.State = tcp.Uint8()
+				}
+			}
+			return tcp.Err()
+		})
+	}
+	return attributes.Err()
 }
 
 // decoder reads attributes, whose numbers are in the order of the network.

@@ -1,9 +1,13 @@
 package devices
 
-import "errors"
+import (
+	"errors"
+
+	weirmaps "github.com/weir-lb/weir/maps"
+)
 
 // errNoEdgeID says that every id of a pod edge is in use.
-var errNoEdgeID = errors.New("65535 network namespaces have pod edges already: no id is left for another")
+var errNoEdgeID = errors.New("65534 network namespaces have pod edges already: no id is left for another")
 
 // edges gives each pod's network namespace an id. Flows are found by it, and outlive the pod: so ids go round, and one
 // comes back only after all others were used.
@@ -61,7 +65,7 @@ func (e *edges) add(device, namespace int) {
 func (e *edges) next() (uint16, error) {
 	for range 1 << 16 {
 		e.last++
-		if _, taken := e.used[e.last]; !taken && e.last != 0 {
+		if _, taken := e.used[e.last]; !taken && e.last != 0 && e.last != weirmaps.EdgeIDForeign {
 			e.used[e.last] = struct{}{}
 			return e.last, nil
 		}

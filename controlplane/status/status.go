@@ -31,6 +31,7 @@ type Snapshot struct {
 	SNATPorts     PortRange    `json:"snatPorts"`
 	Attachments   []Attachment `json:"attachments"`
 	Sockets       Sockets      `json:"sockets"`
+	Foreign       *Foreign     `json:"foreign"` // null: not looked for yet
 	Changes       Changes      `json:"changes"`
 	Sync          Sync         `json:"sync"`
 	Problems      []Problem    `json:"problems"`
@@ -65,6 +66,12 @@ type Sockets struct {
 	Cgroup  string   `json:"cgroup,omitempty"`  // the sockets of processes in it and below
 	Reasons []string `json:"reasons,omitempty"` // why not better
 	Closed  uint64   `json:"closed"`            // sockets of removed backends, by this agent
+}
+
+// Foreign is what this agent has found at its start of connections that others translate, and recorded.
+type Foreign struct {
+	Connections int `json:"connections"` // to frontends
+	Answers     int `json:"answers"`     // that come to a port of the node which could be ours
 }
 
 // Changes counts what this agent has done to programs on devices. Where it found everything as it should be, nothing.

@@ -65,19 +65,6 @@ func TestC08OtherProtocol(t *testing.T) {
 	})
 }
 
-// TCP without SYN opens a flow at a VIP of ours, whose every packet is; but not at a NodePort, where the
-// node's own connections arrive as well.
-func TestMidStreamTCP(t *testing.T) {
-	forEach(t, cases{protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {
-		tr.serve(tr.service("web", tr.local(tr.Pod)))
-		in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort)).later()
-		tr.expect("eth0", in, Pass, in.translated(in.From, tr.at(tr.Pod, targetPort)))
-		in = tr.frame("eth0", tr.at(tr.OtherClient, clientPort), tr.at(tr.NodeEth0, nodePort)).later()
-		tr.expectUntouched("eth0", in.Bytes())
-		tr.expectCounters(maps.PacketCounters{FlowNew: 1, PassWithoutFlow: 1})
-	})
-}
-
 // A client's tuple goes to the same backend however it is looked at: at XDP, at tc, and once more when its
 // flow has been forgotten.
 func TestMaglevPickIsStable(t *testing.T) {

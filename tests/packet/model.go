@@ -36,6 +36,7 @@ type Model struct {
 	born     []flowID              // every half there has been, in their order
 	pressed  bool                  // no port is free: young embryos lose theirs
 	silent   map[flowID]bool       // embryos whose client has waited long enough to send its SYN again
+	unknown  bool                  // connections from before are not recorded yet
 }
 
 // frontendID names a frontend; a NodePort's address is the unspecified one.
@@ -83,6 +84,7 @@ func (m *Model) Reset() {
 	m.reserved, m.insiders = nil, nil
 	m.silent = make(map[flowID]bool)
 	m.born = nil
+	m.unknown = false
 }
 
 // Serve makes these services, and no others, the ones of the world.

@@ -128,7 +128,10 @@ func (v *visit) nodeNew(tried *half) (Result, error) {
 	if !isHost(v.tuple.from.Addr()) {
 		return v.untouched(), nil
 	}
-	if nodePort && v.tcp() && !v.opens() {
+	if result, foreign := v.foreign(); foreign {
+		return result, nil
+	}
+	if v.midstream() && (nodePort || v.unknown) {
 		v.countLeft(&v.counters.PassWithoutFlow)
 		return v.untouched(), nil
 	}
@@ -137,6 +140,9 @@ func (v *visit) nodeNew(tried *half) (Result, error) {
 	}
 	if backends := map[bool][]compile.Backend{true: service.Inside, false: service.Outside}[v.inside()]; len(backends) == 0 {
 		return v.noBackend(service), nil
+	}
+	if v.isLost(service, v.inside()) {
+		return v.reject(), nil
 	}
 	return v.nodeOpen(service, tried)
 }
@@ -239,6 +245,9 @@ func (v *visit) nodePlan(service *compile.Service, backend compile.Backend) (Res
 	toPods := next.device != nil && next.device.Pod != 0
 	if next.way == wayStack || toPods {
 		return Result{}, plan
+	}
+	if v.midstream() {
+		return v.reject(), nil
 	}
 	if v.ttl <= 1 {
 		return v.timeExceeded(), nil
@@ -367,14 +376,17 @@ func (v *visit) podTranslate(h *half, known bool) Result {
 }
 
 func (v *visit) podNew(tried *half) (Result, error) {
-	service, _ := v.service()
+	service, nodePort := v.service()
 	if service == nil {
 		return v.podUnclaimed(), nil
 	}
 	if !isHost(v.tuple.from.Addr()) {
 		return v.untouched(), nil
 	}
-	if v.tcp() && !v.opens() {
+	if result, foreign := v.foreign(); foreign {
+		return result, nil
+	}
+	if v.midstream() && (nodePort || v.unknown) {
 		v.countLeft(&v.counters.PassWithoutFlow)
 		return v.untouched(), nil
 	}
@@ -383,6 +395,9 @@ func (v *visit) podNew(tried *half) (Result, error) {
 	}
 	if len(service.Inside) == 0 {
 		return v.noBackend(service), nil
+	}
+	if v.isLost(service, true) {
+		return v.reject(), nil
 	}
 	return v.podOpen(service, tried)
 }
@@ -415,6 +430,9 @@ func (v *visit) podPlan(service *compile.Service, backend compile.Backend) (Resu
 	}
 	if backend.Address.Addr() != v.tuple.from.Addr() {
 		return Result{}, plan
+	}
+	if v.midstream() {
+		return v.reject(), nil
 	}
 	source := v.address(v.device)
 	if !source.IsValid() {

@@ -229,6 +229,34 @@ func (v *visit) hasEnded(h *half) bool {
 	return h.action&maps.FlowEnded != 0 && v.flags&tcpRST == 0
 }
 
+// midstream tells whether a TCP packet is none that begins a connection.
+func (v *visit) midstream() bool { return v.tcp() && !v.opens() }
+
+// isLost tells whether nobody knows to whom a packet in the middle of a connection belongs: chance has picked.
+func (v *visit) isLost(service *compile.Service, inside bool) bool {
+	algorithm := service.OutsideAlgorithm
+	if inside {
+		algorithm = service.InsideAlgorithm
+	}
+	return v.midstream() && algorithm != maps.AlgorithmMaglev
+}
+
+// foreign looks for the foreign flow of a packet that no flow knows, and may begin none.
+func (v *visit) foreign() (result Result, is bool) {
+	id := v.id()
+	id.edge = maps.EdgeIDForeign
+	h := v.flows[id]
+	if h == nil || v.tcp() && v.opens() {
+		return result, false
+	}
+	if v.hasEnded(h) {
+		return v.reject(), true
+	}
+	v.track(h)
+	v.countLeft(&v.counters.PassForeign)
+	return v.untouched(), true
+}
+
 // carry accounts a packet to its service.
 func (v *visit) carry(h *half) {
 	traffic := v.trafficOf(h.service)

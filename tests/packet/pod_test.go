@@ -150,16 +150,6 @@ func TestC04HairpinWithoutAddress(t *testing.T) {
 	})
 }
 
-// A pod's TCP packet in the middle of a connection opens no flow: it may be one that was there before us.
-func TestPodMidStreamTCP(t *testing.T) {
-	forEach(t, cases{programs: []Program{PodIngress}, protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {
-		tr.serve(tr.service("web", tr.remote(tr.Remote)))
-		in := tr.podFrame("pod0", tr.at(tr.Pod, clientPort), tr.at(tr.ClusterIP, servicePort)).later()
-		tr.expectUntouched("pod0", in.Bytes())
-		tr.expectCounters(maps.PacketCounters{PassWithoutFlow: 1})
-	})
-}
-
 // What a pod sends elsewhere is not ours.
 func TestPodToElsewhere(t *testing.T) {
 	forEach(t, podCases(), func(tr *trial) {

@@ -118,7 +118,7 @@ func reserve(world *World, model *Model, reserved Reserved) error {
 }
 
 // disturb does, now and then, what happens beside the packets: an embryo is evicted, a flow swept, or ended because its
-// backend is gone, services get other backends.
+// backend is gone, or recorded as foreign, services get other backends.
 func disturb(world *World, model *Model, g *Generator) error {
 	if g.one(50) {
 		return model.Evict(world, g)
@@ -131,6 +131,9 @@ func disturb(world *World, model *Model, g *Generator) error {
 	}
 	if g.one(200) {
 		return model.End(world, g)
+	}
+	if g.one(200) {
+		return model.Inherit(world, g)
 	}
 	if !g.one(4000) {
 		return nil

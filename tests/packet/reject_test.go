@@ -126,8 +126,8 @@ func (tr *trial) compareUnpadded(result Result, verdict Verdict, want Frame) {
 	}
 }
 
-// TCP in the middle of a connection to a VIP without endpoints is reset as a closed port would; at a NodePort
-// and at the pod edge it is not ours.
+// TCP in the middle of a connection to a VIP without endpoints is reset as a closed port would; at a NodePort it is not
+// ours.
 func TestP06ResetMidStream(t *testing.T) {
 	c := cases{programs: []Program{NodeIngress}, protocols: []compile.Protocol{compile.TCP}}
 	forEach(t, c, func(tr *trial) {

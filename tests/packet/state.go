@@ -90,7 +90,7 @@ func (w *World) halves(table maps.FlowTable) (map[flowID]half, error) {
 	err = table.Each(func(key maps.FlowKey, flow maps.Flow) bool {
 		id := flowID{tuple{key.Tuple.SourceAddrPort(), key.Tuple.DestinationAddrPort()}, key.Edge, key.Protocol}
 		h := half{action: flow.Action, half: flow.Half, state: flow.State, retry: flow.Retry != 0}
-		if flow.Action != maps.FlowForeign {
+		if flow.Action&^maps.FlowEnded != maps.FlowForeign {
 			if err := w.fill(&h, flow, names); err != nil {
 				bad = fmt.Errorf("flow %v: %w", id, err)
 			}
@@ -196,7 +196,7 @@ func (m *Model) Sweep(w *World, g *Generator) error {
 		return nil
 	}
 	halves := []flowID{id}
-	if h.action != maps.FlowForeign && m.flows[id.other(h.to)] != nil {
+	if h.action&^maps.FlowEnded != maps.FlowForeign && m.flows[id.other(h.to)] != nil {
 		halves = append(halves, id.other(h.to))
 	}
 	for _, half := range halves {
@@ -219,10 +219,10 @@ func (m *Model) End(w *World, g *Generator) error {
 
 func (m *Model) end(w *World, id flowID) error {
 	h := m.flows[id]
-	if h == nil || h.action == maps.FlowForeign || id.protocol != uint8(compile.TCP) {
+	if h == nil || h.action == maps.FlowForeign && id.edge != maps.EdgeIDForeign || id.protocol != uint8(compile.TCP) {
 		return nil
 	}
-	for _, id := range []flowID{id, id.other(h.to)} {
+	for _, id := range []flowID{id, id.other(h.to)} { // of a foreign flow there is no other
 		h := m.flows[id]
 		if h == nil {
 			continue
@@ -266,6 +266,30 @@ func (m *Model) silence(w *World, id flowID) error {
 	embryo.LastSeen -= m.settings.Constants.JiffiesPerSecond
 	m.silent[id] = true
 	return w.Maps.EmbryoTable().Put(flowKeyOf(id), embryo)
+}
+
+// Inherit records a foreign flow, as the agent does at its start, that has the tuple of some other flow.
+func (m *Model) Inherit(w *World, g *Generator) error {
+	id, ok := m.someHalf(g)
+	if !ok {
+		return nil
+	}
+	return m.inherit(w, id)
+}
+
+func (m *Model) inherit(w *World, id flowID) error {
+	id.edge = maps.EdgeIDForeign
+	if m.flows[id] != nil {
+		return nil
+	}
+	key := flowKeyOf(id)
+	flow := maps.Flow{Seal: key.Seal(), Action: maps.FlowForeign, State: maps.FlowEstablished}
+	if err := w.Maps.FlowTable().Put(key, flow); err != nil {
+		return fmt.Errorf("record the foreign flow %+v: %w", id, err)
+	}
+	m.flows[id] = &half{action: maps.FlowForeign, state: maps.FlowEstablished}
+	m.born = append(m.born, id)
+	return nil
 }
 
 // someHalf returns a half that there is or has been.

@@ -154,6 +154,9 @@ func (w *World) Reset() error {
 	if err := w.writeDevices(); err != nil {
 		return err
 	}
+	if err := w.KnowConnections(true); err != nil {
+		return err
+	}
 	applier, err := apply.New(w.Maps, zap.NewNop())
 	w.applier, w.reserve = vips.Follow(applier, w.Maps, true), clusterips.NewWriter(w.Maps)
 	return err
@@ -257,6 +260,15 @@ func (w *World) Reserve(reserved Reserved) error { return w.reserve.Sync(reserve
 // SetInside says whose packets count as inside at the node edge.
 func (w *World) SetInside(prefixes ...netip.Prefix) error {
 	return detectlocal.Write(w.Maps, prefixes)
+}
+
+// KnowConnections says whether foreign flows from before are recorded, as after the agent's start.
+func (w *World) KnowConnections(known bool) error {
+	settings := maps.LiveSettings{}
+	if known {
+		settings.ConnectionsKnown = 1
+	}
+	return w.Maps.LiveConfig.Put(uint32(0), &settings)
 }
 
 // empty removes or zeroes every element.
