@@ -14,6 +14,7 @@
 #include "cluster_ip.h"
 #include "device.h"
 #include "embryo.h"
+#include "host_packet.h"
 #include "move.h"
 #include "nat.h"
 #include "reject.h"

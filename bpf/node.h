@@ -16,7 +16,6 @@ static __noinline int node_known(packet_context *context)
 	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
 	struct flow_view view;
-	int rest = PACKET_BEGINS;
 
 	if (!device)
 		return PACKET_PASS;
@@ -28,12 +27,9 @@ static __noinline int node_known(packet_context *context)
 		return PACKET_PASS;
 	}
 	packet.ifindex = packet.tagged ? 0 : device_logical(device, packet_ifindex(context));
-	if (flow_lookup(&packet, &view)) {
-		if (!flow_is_of_host(&view))
-			return node_translate(&packet, device, &view);
-		rest = PACKET_OF_HOST;
-	}
-	return scratch_save(&packet) ? rest : PACKET_DROP;
+	if (flow_lookup(&packet, &view))
+		return node_translate(&packet, device, &view);
+	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
 }
 
 /* Functions, one after the other: the stack of the one is not the other's. */

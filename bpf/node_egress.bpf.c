@@ -9,6 +9,7 @@
 #include "device.h"
 #include "flow.h"
 #include "host.h"
+#include "icmp_echo.h"
 #include "icmp_quote.h"
 #include "leave.h"
 #include "nat.h"
@@ -103,6 +104,11 @@ __noinline int depart_begin_scratch(packet_context *context)
 	return depart_foreign(&packet);
 }
 
+static __always_inline bool host_pings_vip(const struct packet *packet)
+{
+	return !packet->context->ingress_ifindex && echo_is_asked(packet, VIP_ANSWERS_INSIDE);
+}
+
 /*
  * An error of this host itself: of a server here, about a question, it goes the way of that one's answers. About an
  * answer it would have to go to the backend: it ends here.
@@ -131,6 +137,8 @@ __noinline int depart_icmp_scratch(packet_context *context)
 	kind = quote_find(&packet, &quote, &view);
 	if (kind == QUOTE_REDIRECT)
 		return quote_drop_redirect();
+	if (kind == QUOTE_NONE && host_pings_vip(&packet))
+		return echo_answer(&packet, scratch, device);
 	if (kind == QUOTE_NONE)
 		return host_strays(&packet) ? host_drop() : PACKET_PASS;
 	if (flow_is_of_host(&view))
@@ -157,7 +165,6 @@ static __noinline int depart_known(packet_context *context)
 	struct device *device = device_of_packet(context, packet.now);
 	enum parse_result parsed;
 	struct flow_view view;
-	int rest = PACKET_BEGINS;
 
 	if (!device)
 		return PACKET_PASS;
@@ -165,12 +172,9 @@ static __noinline int depart_known(packet_context *context)
 	if (parsed != PARSE_OK)
 		return depart_unread(&packet, parsed);
 	packet.ifindex = device_logical(device, packet_ifindex(context));
-	if (flow_lookup(&packet, &view)) {
-		if (!flow_is_of_host(&view))
-			return depart_answer(&packet, device, &view);
-		rest = PACKET_OF_HOST;
-	}
-	return scratch_save(&packet) ? rest : PACKET_DROP;
+	if (flow_lookup(&packet, &view))
+		return flow_is_of_host(&view) ? packet_of_host(&packet) : depart_answer(&packet, device, &view);
+	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
 }
 
 SEC("tc")

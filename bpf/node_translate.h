@@ -5,6 +5,7 @@
 
 #include "device.h"
 #include "flow.h"
+#include "host_packet.h"
 #include "leave.h"
 #include "nat.h"
 #include "route.h"
@@ -68,6 +69,8 @@ static __always_inline int node_translate(struct packet *packet, struct device *
 		return node_forward(packet, device, view);
 	if (view->action == FLOW_STACK && view->half == FLOW_HALF_REVERSE)
 		return PACKET_PASS; /* answers of local backends are turned back where they leave */
+	if (view->action == FLOW_HOST)
+		return packet_of_host(packet);
 	flow_account(packet, view);
 	if (view->action == FLOW_FOREIGN) {
 		count_left(pass_foreign);

@@ -123,6 +123,7 @@ func TestHostStrays(t *testing.T) {
 			c.protocols = []compile.Protocol{compile.UDP}
 			forEach(t, c, func(tr *trial) {
 				tr.reserving()
+				tr.serveNothing() // else a ping would be answered
 				for _, vip := range []Pair{tr.ClusterIP, tr.NobodysIP} {
 					to := vip.Of(tr.family)
 					if result := tr.run("eth0", packet(tr, to)); result.Verdict != Drop {
@@ -144,6 +145,21 @@ func TestHostStrays(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A ping of a VIP with a backend is answered (rule C09), one that the node forwards is none of its own.
+func TestC09PingOfHost(t *testing.T) {
+	c := hostCases()
+	c.protocols = []compile.Protocol{compile.UDP}
+	forEach(t, c, func(tr *trial) {
+		tr.serve(tr.service("web", tr.remote(tr.Remote)))
+		_, request := tr.ping(tr.ClusterIP)
+		tr.expectError(NodeEgress, "eth0", request, Redirect, request.answered())
+		tr.expectCounters(maps.PacketCounters{IcmpEcho: 1})
+		result, err := tr.RunForwarded(NodeEgress, tr.Device("pod0"), tr.Device("eth0"), request.Bytes())
+		tr.must(err)
+		tr.compare(result, Pass, request.Bytes())
+	})
 }
 
 // An address of Services that nobody has is nowhere for this host (rule C05).

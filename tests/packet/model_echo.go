@@ -28,7 +28,7 @@ func vipsOf(services []compile.Service) map[netip.Addr]uint32 {
 
 // echo is an ICMP message that may be a ping of a VIP. False: it is none that is answered.
 func (v *visit) echo() (Result, bool) {
-	side := map[Program]uint32{NodeIngress: maps.VIPAnswersOutside, PodIngress: maps.VIPAnswersInside}[v.program]
+	side := map[Program]uint32{NodeIngress: maps.VIPAnswersOutside, PodIngress: maps.VIPAnswersInside, NodeEgress: maps.VIPAnswersInside}[v.program]
 	request, reply := uint8(8), uint8(0)
 	if v.ipv6 {
 		request, reply = 128, 129

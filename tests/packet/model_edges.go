@@ -34,11 +34,11 @@ func (v *visit) nodeArrive() (Result, error) {
 
 // nodeTranslate is a packet of a known flow.
 func (v *visit) nodeTranslate(h *half) Result {
-	if h.ofHost() {
-		return v.hostAnswered(h)
-	}
 	if v.hasEnded(h) {
 		return v.reject()
+	}
+	if h.ofHost() {
+		return v.hostAnswered(h)
 	}
 	switch h.action &^ maps.FlowEnded {
 	case maps.FlowForeign:
