@@ -167,7 +167,7 @@ type route struct {
 func routesTo(service *corev1.Service) []route {
 	var routes []route
 	for _, family := range families {
-		for _, kind := range []compile.FrontendKind{compile.ClusterIP, compile.NodePort} {
+		for _, kind := range []compile.FrontendKind{compile.ClusterIP, compile.NodePort, compile.LoadBalancer} {
 			to := e2e.Frontends(service, cluster.lab.Node1, kind, family)[0]
 			from := []*lab.Host{cluster.lab.Client}
 			if kind == compile.ClusterIP {
