@@ -31,7 +31,7 @@ func (b *bench) ends(t *testing.T, service, backend, generation uint32, after ti
 }
 
 // Busy flows end when their backend has left their service (rule D01): UDP flows and embryos go, connections are marked
-// for their clients to be told. Others stay.
+// for their clients to be told. Others stay, but for foreign ones that name the same backend (controlplane/foreign).
 func TestFlowsOfARemovedBackendEnd(t *testing.T) {
 	const tcp, udp = 6, 17
 	for _, test := range []struct {
@@ -57,10 +57,12 @@ func TestFlowsOfARemovedBackendEnd(t *testing.T) {
 				b.put(t, b.set.EmbryoTable(), 3, udp, maps.FlowStack, answered, answered)
 				b.put(t, b.set.EmbryoTable(), 4, tcp, maps.FlowStack, answered, answered)
 				b.put(t, b.set.FlowTable(), 5, udp, maps.FlowForeign, nil, established)
+				b.putForeign(t, 6)
 				b.ends(t, test.service, test.backend, test.generation, test.after)
 
 				gone := map[bool]string{true: "", false: "both"}[test.ends]
-				for n, want := range map[int]string{1: gone, 2: "both", 3: gone, 4: gone, 5: "reverse"} {
+				foreign := map[bool]string{true: "", false: "reverse"}[test.ends]
+				for n, want := range map[int]string{1: gone, 2: "both", 3: gone, 4: gone, 5: foreign, 6: "reverse"} {
 					table, protocol := b.set.FlowTable(), uint8(udp)
 					if n == 3 || n == 4 {
 						table = b.set.EmbryoTable()
@@ -75,6 +77,18 @@ func TestFlowsOfARemovedBackendEnd(t *testing.T) {
 				b.checkMarked(t, test.ends)
 			})
 		}
+	}
+}
+
+// putForeign writes the nth UDP flow as one that is foreign, and names neither service nor backend.
+func (b *bench) putForeign(t *testing.T, n int) {
+	t.Helper()
+	_, key := b.flowOf(n, 17)
+	flow := maps.Flow{
+		Seal: key.Seal(), Action: maps.FlowForeign, Half: maps.FlowHalfReverse, State: maps.FlowEstablished, LastSeen: b.now,
+	}
+	if err := b.set.FlowTable().Put(key, flow); err != nil {
+		t.Fatal(err)
 	}
 }
 
