@@ -14,12 +14,12 @@ import (
 )
 
 // Packets of one run, by each of the programs that packets from outside meet first.
-const randomPackets = 300_000
+const randomPackets = 1_000_000
 
 // Flows and counters are compared with the model's, and forgotten, after so many packets.
 const randomRound = 8_000
 
-// Random packets: the programs and the model agree about every verdict, byte, flow and counter.
+// A million random packets: the programs and the model agree about every verdict, byte, flow and counter.
 // WEIR_SEED repeats a run, as far as what the programs pick allows.
 func TestRandomPackets(t *testing.T) {
 	for _, arrival := range []Program{NodeXDP, NodeIngress} {
