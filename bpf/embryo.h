@@ -63,7 +63,9 @@ static __always_inline struct flow *flow_establish(const struct flow_key *key, s
 static __always_inline bool embryo_is_silent(const struct packet *packet, const struct flow *forward,
 					     const struct flow *reverse)
 {
-	return reverse->state == FLOW_UNANSWERED && packet->now - forward->last_seen >= SYN_RETRY_JIFFIES;
+	/* Another CPU may have seen a packet of it since this one came. */
+	return reverse->state == FLOW_UNANSWERED &&
+	       (__s32)(packet->now - forward->last_seen) >= (__s32)SYN_RETRY_JIFFIES;
 }
 
 enum flow_result {
@@ -81,13 +83,16 @@ static __always_inline enum flow_result embryo_forward(const struct packet *pack
 	struct flow_key other;
 	struct flow *reverse;
 
+	/* It has ended, and is nothing to be rebuilt: the SYN begins anew. */
+	if (packet_is_syn(packet) && embryo->state >= FLOW_CLOSING)
+		return FLOW_MISS;
 	flow_other_key(&other, key, &embryo->to);
 	reverse = bpf_map_lookup_elem(&embryos, &other);
 	/* Evicted; and another flow may have got its place. */
 	if (!reverse || !tuple_is_reverse(&reverse->to, &key->tuple))
 		return flow_rebuild(packet, embryo, &other) ? FLOW_HIT : FLOW_MISS;
 	if (packet_is_syn(packet)) {
-		if (embryo->state >= FLOW_CLOSING || reverse->state >= FLOW_CLOSING)
+		if (reverse->state >= FLOW_CLOSING)
 			return FLOW_MISS;
 		return embryo_is_silent(packet, embryo, reverse) ? FLOW_RETRY : FLOW_HIT;
 	}

@@ -315,3 +315,18 @@ func TestTrafficOfService(t *testing.T) {
 		}
 	})
 }
+
+// A SYN on a connection that its client has ended opens a new flow also where eviction took its reverse half: nothing
+// is rebuilt of what is over (rule X10).
+func TestX10SYNOnClosedFlowWithoutReverse(t *testing.T) {
+	forEach(t, cases{protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {
+		in, translated := tr.toLocal()
+		last := in.later()
+		last.TCP.RST = true
+		tr.run("eth0", last.Bytes())
+		tr.evict(flowID{tuple{translated.To, translated.From}, 0, uint8(tr.protocol)})
+		tr.serve(tr.service("web", tr.local(tr.OtherPod)))
+		tr.expect("eth0", in, Pass, in.translated(in.From, tr.at(tr.OtherPod, targetPort)))
+		tr.expectCounters(maps.PacketCounters{FlowNew: 2})
+	})
+}

@@ -81,13 +81,16 @@ func (v *visit) lookupEmbryo(id flowID) (*half, found) {
 	if !h.forward() {
 		return v.lookupAnswer(id, h)
 	}
+	if v.opens() && h.state >= maps.FlowClosing {
+		return nil, miss
+	}
 	other := id.other(h.to)
 	peer := v.embryos[other]
 	if peer == nil || peer.to != id.tuple.reverse() { // evicted, and another flow may have got its place
 		return v.rebuild(id, h)
 	}
 	if v.opens() {
-		if h.state >= maps.FlowClosing || peer.state >= maps.FlowClosing {
+		if peer.state >= maps.FlowClosing {
 			return nil, miss
 		}
 		if v.silent[id] && peer.state == maps.FlowUnanswered {
