@@ -60,8 +60,8 @@ func TestUnknownPorts(t *testing.T) {
 				expectSilence(t, from, compile.TCP, nobodysIP[family])
 			}
 		}
-		if after := counters(t, c); after.DropUnallocated == before.DropUnallocated {
-			t.Error("no packet to nobody's address is counted")
+		if after := counters(t, c); after.DropUnallocated < before.DropUnallocated+4 {
+			t.Errorf("%d packets to nobody's address are counted, want 4 and more", after.DropUnallocated-before.DropUnallocated)
 		}
 	})
 }

@@ -208,7 +208,7 @@ func TestPacketsOfNodeDropped(t *testing.T) {
 				}
 			}
 		}
-		if dropped := counters(t, c).DropHostUntranslated - before.DropHostUntranslated; dropped < 4 {
+		if dropped := counters(t, c).DropHostUntranslated - before.DropHostUntranslated; dropped != 4 {
 			t.Errorf("%d packets are counted, want 4", dropped)
 		}
 	})
