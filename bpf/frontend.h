@@ -120,14 +120,22 @@ static __always_inline const struct slot_range *service_table(const struct servi
 	return side == SIDE_INSIDE ? &service->inside : &service->outside;
 }
 
-/* The backend index in a slot of a table. 0: none. */
-static __always_inline __u32 slot_read(const struct slot_range *range, __u32 position)
+/*
+ * The backend index in a slot of the arena. 0: none. A global function: where the slot is found by a search, the
+ * verifier would else follow every way that this can go.
+ */
+__noinline __u32 slot_backend(__u32 slot)
 {
-	__u32 slot = range->base + position;
 	__u32 index = slot / SLOTS_PER_BLOCK;
 	struct slot_block *block = bpf_map_lookup_elem(&slots, &index);
 
 	return block ? block->backend[slot % SLOTS_PER_BLOCK] : 0;
+}
+
+/* The backend index in a slot of a table. */
+static __always_inline __u32 slot_read(const struct slot_range *range, __u32 position)
+{
+	return slot_backend(range->base + position);
 }
 
 static __always_inline struct backend *backend_find(__u32 index)
