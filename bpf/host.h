@@ -87,8 +87,8 @@ static __always_inline bool host_serves_itself(const struct backend *backend, en
 static __always_inline bool host_plan(struct packet *packet, struct device *device, const struct backend *backend,
 				      struct birth *birth, struct flow_view *view)
 {
+	const struct address *source = device_address(&birth->out, packet->ipv6);
 	enum route_result result;
-	struct device out = {};
 	struct route route;
 
 	birth->action = FLOW_HOST;
@@ -100,11 +100,11 @@ static __always_inline bool host_plan(struct packet *packet, struct device *devi
 	}
 	if (!packet_can_send(packet, result, &route))
 		return flow_end(view, host_refuse(packet, device, result, &route));
-	if (!device_read(route.fib.ifindex, &out) || address_is_zero(device_address(&out, packet->ipv6))) {
+	if (!device_read(route.fib.ifindex, &birth->out) || address_is_zero(source)) {
 		count(drop_snat_no_address);
 		return flow_end(view, PACKET_DROP);
 	}
-	birth->to.source = *device_address(&out, packet->ipv6);
+	birth->to.source = *source;
 	return true;
 }
 
@@ -208,17 +208,13 @@ static __always_inline int host_forward(struct scratch *scratch, struct packet *
 /* Handles scratch->packet, which leaves and is between this host and a VIP. Returns the verdict. */
 __noinline int host_send_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
-	struct flow_view view = {};
 	struct packet packet = {};
-	enum flow_result found;
 	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
+	struct flow_view view = {};
+	enum flow_result found;
 
 	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device)
 		return PACKET_DROP;
 	packet.ifindex = packet_ifindex(context);
 	found = flow_lookup(&packet, &view) ? FLOW_HIT : flow_lookup_embryo(&packet, &view);

@@ -168,17 +168,16 @@ static __always_inline bool icmp_write(struct packet *packet, struct scratch *sc
 /* Sends scratch->error about scratch->packet back out of its device. Returns the verdict. */
 __noinline int icmp_send_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
-	struct device *device = device_of_packet(context, flow_now());
-	struct packet packet;
+	struct packet packet = {};
+	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
 
-	if (!scratch || !device)
+	if (!scratch)
 		return PACKET_DROP;
 	if (!icmp_within_rate(&scratch->errors)) {
 		count(icmp_limited);
 		return PACKET_DROP;
 	}
-	scratch_load(&packet, context, scratch);
 	if (!icmp_write(&packet, scratch)) {
 		count(drop_rewrite_failed);
 		return PACKET_DROP;

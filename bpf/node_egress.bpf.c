@@ -75,16 +75,12 @@ static __always_inline int depart_foreign(struct packet *packet)
 /* Handles scratch->packet, which is of no established flow. Returns the verdict. */
 __noinline int depart_begin_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
 	struct packet packet = {};
-	struct flow_view view = {};
 	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
+	struct flow_view view = {};
 
 	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device)
 		return PACKET_PASS;
 	switch (flow_lookup_embryo(&packet, &view)) {
 	case FLOW_RETRY: /* what this host sends to a VIP is not tried elsewhere */
@@ -121,17 +117,13 @@ static __always_inline int depart_error_of_host(struct scratch *scratch, const s
 /* scratch->packet is ICMP: an error of a local backend, or of the node itself, about a client's packet? */
 __noinline int depart_icmp_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
 	struct packet packet = {}, quote = {};
+	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
 	struct flow_view view = {};
 	enum quote_result kind;
-	struct device *device;
 
 	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device)
 		return PACKET_PASS;
 	packet.ifindex = device_logical(device, packet_ifindex(context));
 	kind = quote_find(&packet, &quote, &view);

@@ -41,17 +41,13 @@ static __always_inline int node_error_to_host(struct scratch *scratch, struct pa
 /* Handles scratch->packet, which is ICMP. Returns the verdict. */
 __noinline int node_icmp_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
 	struct packet packet = {}, quote = {};
+	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
 	struct flow_view view = {};
 	enum quote_result kind;
-	struct device *device;
 
-	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device || !packet_is_for(&packet, device))
+	if (!scratch || !packet_is_for(&packet, device))
 		return PACKET_PASS;
 	kind = quote_find(&packet, &quote, &view);
 	if (kind == QUOTE_NONE && echo_is_asked(&packet, VIP_ANSWERS_OUTSIDE))

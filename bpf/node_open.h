@@ -46,17 +46,16 @@ static __always_inline bool device_leads_to_pods(const struct device *device)
 static __always_inline bool node_plan(struct packet *packet, struct device *device, const struct backend *backend,
 				      struct birth *birth, struct flow_view *view)
 {
-	const struct address *source;
+	const struct address *source = device_address(&birth->out, packet->ipv6);
 	enum route_result result;
-	struct device out = {};
 	struct route route;
 	bool known;
 
 	if (backend->flags & BACKEND_LOCAL)
 		return true;
 	result = route_find(packet, &birth->to, &route);
-	known = device_read(route.fib.ifindex, &out);
-	if (result == ROUTE_STACK || (known && device_leads_to_pods(&out)))
+	known = device_read(route.fib.ifindex, &birth->out);
+	if (result == ROUTE_STACK || (known && device_leads_to_pods(&birth->out)))
 		return true;
 	if (packet_is_midstream(packet))
 		return flow_end(view, reset(packet)); /* its source port toward the backend is lost */
@@ -64,7 +63,6 @@ static __always_inline bool node_plan(struct packet *packet, struct device *devi
 		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
 	if (!packet_can_send(packet, result, &route))
 		return flow_end(view, node_refuse(packet, device, result, &route));
-	source = device_address(&out, packet->ipv6);
 	if (!known || address_is_zero(source)) {
 		count(drop_snat_no_address);
 		return flow_end(view, PACKET_DROP);
@@ -148,16 +146,12 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
  */
 __noinline int node_embryo_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
 	struct packet packet = {};
-	struct flow_view view = {};
 	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
+	struct flow_view view = {};
 
 	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device)
 		return PACKET_PASS;
 	if (!packet_masquerade(&packet))
 		return packet_pass_up();
@@ -183,16 +177,12 @@ __noinline int node_embryo_scratch(packet_context *context)
 /* Opens a flow for scratch->packet, or tries another backend than scratch->tried. Returns the verdict. */
 __noinline int node_new_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
 	struct packet packet = {};
-	struct flow_view view = {};
 	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
+	struct flow_view view = {};
 
 	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device)
 		return PACKET_PASS;
 	if (!node_new(&packet, device, scratch->tried, &view))
 		return view.verdict;

@@ -25,16 +25,12 @@ static __always_inline bool host_believes(const struct packet *packet, const str
 /* Handles scratch->packet, to a port of the SNAT range. Returns the verdict; PACKET_BEGINS: it is no such answer. */
 __noinline int host_answer_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
 	struct flow_view view = {};
 	struct packet packet = {};
 	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
 
 	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device)
 		return PACKET_DROP;
 	packet.key.edge = EDGE_ID_NODE;
 	if (!host_awaits(&packet.key, &view))

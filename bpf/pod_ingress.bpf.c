@@ -156,16 +156,12 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
  */
 __noinline int pod_embryo_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
 	struct packet packet = {};
-	struct flow_view view = {};
 	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
+	struct flow_view view = {};
 
 	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device)
 		return PACKET_PASS;
 	if (!packet_masquerade(&packet))
 		return packet_pass_up();
@@ -189,16 +185,12 @@ __noinline int pod_embryo_scratch(packet_context *context)
 /* Opens a flow for scratch->packet, or tries another backend than scratch->tried. Returns the verdict. */
 __noinline int pod_new_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
 	struct packet packet = {};
-	struct flow_view view = {};
 	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
+	struct flow_view view = {};
 
 	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device)
 		return PACKET_PASS;
 	if (!pod_new(&packet, device, scratch->tried, &view))
 		return view.verdict;
@@ -208,18 +200,14 @@ __noinline int pod_new_scratch(packet_context *context)
 /* scratch->packet is ICMP: a ping of a VIP, or an error about an answer that the pod has got? */
 __noinline int pod_icmp_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
 	struct packet packet = {}, quote = {};
+	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
 	struct flow_view view = {};
 	enum quote_result kind;
-	struct device *device;
 	bool back;
 
-	if (!scratch)
-		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
-	device = device_of_packet(context, packet.now);
-	if (!device || !packet_is_for(&packet, device))
+	if (!scratch || !packet_is_for(&packet, device))
 		return PACKET_PASS;
 	kind = quote_find(&packet, &quote, &view);
 	if (kind == QUOTE_REDIRECT)

@@ -125,13 +125,12 @@ static __always_inline bool reset_write(struct packet *packet)
 /* Answers scratch->packet with a reset. Returns the verdict. */
 __noinline int reset_send_scratch(packet_context *context)
 {
-	struct scratch *scratch = scratch_find();
-	struct device *device = device_of_packet(context, flow_now());
-	struct packet packet;
+	struct packet packet = {};
+	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
 
-	if (!scratch || !device)
+	if (!scratch)
 		return PACKET_DROP;
-	scratch_load(&packet, context, scratch);
 	if (packet.tcp_flags & TCP_RST)
 		return PACKET_DROP;
 	if (!reset_write(&packet)) {

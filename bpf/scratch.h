@@ -9,6 +9,7 @@
 #ifndef WEIR_SCRATCH_H
 #define WEIR_SCRATCH_H
 
+#include "device.h"
 #include "packet.h"
 
 /* Quoted at most, of the packet an ICMP error is about, in bytes: a multiple of 4, as bpf_csum_diff wants. */
@@ -21,6 +22,7 @@ struct birth {
 	__u32 backend;
 	__u32 generation;
 	__u64 affinity_group; /* 0: the service has no affinity */
+	struct device out;    /* the device toward the backend, where that was asked for: too large for the stack */
 	enum flow_action action;
 	bool snat;  /* the source is an address of the node: the port comes from the SNAT range */
 	bool retry; /* another try of a flow that is there */
@@ -85,6 +87,19 @@ static __always_inline void scratch_load(struct packet *packet, packet_context *
 	packet->context = context;
 	__builtin_memcpy(&packet->key, &scratch->packet.key,
 			 sizeof(*packet) - __builtin_offsetof(struct packet, key));
+}
+
+/* Goes on with scratch->packet, and says what device it is on. NULL: that has just gone. */
+static __always_inline struct scratch *packet_resume(struct packet *packet, packet_context *context,
+						     struct device **device)
+{
+	struct scratch *scratch = scratch_find();
+
+	if (!scratch)
+		return NULL;
+	scratch_load(packet, context, scratch);
+	*device = device_of_packet(context, packet->now);
+	return *device ? scratch : NULL;
 }
 
 #endif
