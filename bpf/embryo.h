@@ -5,6 +5,13 @@
 
 #include "flow.h"
 
+enum flow_result {
+	FLOW_MISS = 0,
+	FLOW_HIT,
+	FLOW_RETRY,   /* its backend is silent: another one may be asked */
+	FLOW_REFUSED, /* its flow cannot be established: no room */
+};
+
 /* Puts back the reverse half of an embryo that eviction took. False: another flow has the tuple by now. */
 static __always_inline bool flow_rebuild(const struct packet *packet, const struct flow *forward,
 					 const struct flow_key *other)
@@ -30,6 +37,35 @@ static __always_inline bool flow_rebuild(const struct packet *packet, const stru
 	return true;
 }
 
+/* Says that a flow is in the table, whose embryos are about to go. */
+static __always_inline void flow_note_move(void)
+{
+	__u32 zero = 0, now = flow_now();
+	__u32 *last = bpf_map_lookup_elem(&last_move, &zero);
+
+	if (last && *last != now)
+		*last = now;
+}
+
+/*
+ * A packet that has found no flow, and then no embryo, or half of one. Another CPU may have moved the flow between:
+ * the first packets of a pod come by several. So where one has been moved since this packet came, it looks again.
+ * SYNs do not: theirs are not established yet.
+ */
+static __noinline enum flow_result flow_moved(const struct packet *packet, struct flow_view *view)
+{
+	__u32 zero = 0, *last;
+	struct flow *flow;
+
+	if (packet_is_syn(packet))
+		return FLOW_MISS;
+	last = bpf_map_lookup_elem(&last_move, &zero);
+	if (!last || (__s32)(*last - packet->now) < 0)
+		return FLOW_MISS;
+	flow = flow_table_lookup(&packet->key);
+	return flow && flow_read(flow, &packet->key, view) ? FLOW_HIT : FLOW_MISS;
+}
+
 /* Moves a pair of embryos to the flow table, reverse first. Returns the forward half there. */
 static __always_inline struct flow *flow_establish(const struct flow_key *key, struct flow *forward,
 						   const struct flow_key *other, struct flow *reverse)
@@ -50,6 +86,7 @@ static __always_inline struct flow *flow_establish(const struct flow_key *key, s
 		flow_table_delete(other);
 		return NULL;
 	}
+	flow_note_move();
 	bpf_map_delete_elem(&embryos, key);
 	bpf_map_delete_elem(&embryos, other);
 	count(flow_established);
@@ -67,13 +104,6 @@ static __always_inline bool embryo_is_silent(const struct packet *packet, const 
 	return reverse->state == FLOW_UNANSWERED &&
 	       (__s32)(packet->now - forward->last_seen) >= (__s32)SYN_RETRY_JIFFIES;
 }
-
-enum flow_result {
-	FLOW_MISS = 0,
-	FLOW_HIT,
-	FLOW_RETRY,   /* its backend is silent: another one may be asked */
-	FLOW_REFUSED, /* its flow cannot be established: no room */
-};
 
 /* A packet from the client of an embryo. */
 static __always_inline enum flow_result embryo_forward(const struct packet *packet, struct flow *embryo,
@@ -120,10 +150,11 @@ static __always_inline bool flow_again(const struct packet *packet, struct flow_
 static __always_inline enum flow_result flow_lookup_embryo(struct packet *packet, struct flow_view *view)
 {
 	struct flow *embryo = bpf_map_lookup_elem(&embryos, &packet->key);
+	enum flow_result result = FLOW_MISS;
 
-	if (!embryo || !flow_read(embryo, &packet->key, view))
-		return FLOW_MISS;
-	return view->half == FLOW_HALF_FORWARD ? embryo_forward(packet, embryo, view) : FLOW_HIT;
+	if (embryo && flow_read(embryo, &packet->key, view))
+		result = view->half == FLOW_HALF_FORWARD ? embryo_forward(packet, embryo, view) : FLOW_HIT;
+	return result == FLOW_MISS ? flow_moved(packet, view) : result;
 }
 
 #endif

@@ -285,13 +285,15 @@ static __always_inline bool flow_lookup(struct packet *packet, struct flow_view 
 	return true;
 }
 
-/* The half that a key finds, established or not; the flow does not notice. */
+/* The half that a key finds, established or not; the flow does not notice. It may be moved between two looks. */
 static __always_inline bool flow_find(const struct flow_key *key, struct flow_view *view)
 {
 	struct flow *flow = flow_table_lookup(key);
 
 	if (!flow)
 		flow = bpf_map_lookup_elem(&embryos, key);
+	if (!flow)
+		flow = flow_table_lookup(key);
 	return flow && flow_read(flow, key, view);
 }
 

@@ -187,6 +187,17 @@ struct {
 } embryos SEC(".maps");
 
 /*
+ * When a flow moved to the flow table last, in jiffies, low 32 bits. One entry. Written by programs, once a tick at
+ * most; read by those that have found a packet's flow in neither place (embryo.h).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+} last_move SEC(".maps");
+
+/*
  * Connected sockets of the socket edge: what the application believes its peer to be. Written at connect(),
  * read by getpeername(), recvmsg() and the agent's search for sockets of removed backends; goes with the
  * socket.

@@ -107,8 +107,10 @@ __noinline int try_is_first_scratch(void)
 	if (!scratch)
 		return 0;
 	try = bpf_map_lookup_elem(&embryos, &scratch->packet.key);
-	if (!try || try->state != FLOW_UNANSWERED)
-		return try && try->state != FLOW_LOST;
+	if (!try)
+		return flow_table_lookup(&scratch->packet.key) != NULL; /* established meanwhile */
+	if (try->state != FLOW_UNANSWERED)
+		return try->state != FLOW_LOST;
 	if (!try->retry)
 		return embryo_turn(try, FLOW_ANSWERED) || try->state != FLOW_LOST;
 	/* A refusal is no answer, as long as another backend may have a better one. */

@@ -40,6 +40,7 @@ type Set struct {
 	FlowsIPv6     *ebpf.Map `ebpf:"flows_ipv6"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	InsideSources *ebpf.Map `ebpf:"inside_sources"`
+	LastMove      *ebpf.Map `ebpf:"last_move"`
 	LeftCgroups   *ebpf.Map `ebpf:"left_cgroups"`
 	LiveConfig    *ebpf.Map `ebpf:"live_config"`
 	LocalVIPs     *ebpf.Map `ebpf:"local_vips"`
