@@ -51,7 +51,7 @@ func RunHelper() {
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 		os.Exit(1)
 	}
-	if _, err := reapIfDead(id); err != nil {
+	if err := reapWhenDead(id); err != nil {
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -161,28 +161,39 @@ func reapStale() error {
 		return err
 	}
 	for _, entry := range entries {
-		if _, err := reapIfDead(entry.Name()); err != nil {
+		if err := reapIfDead(entry.Name()); err != nil && !errors.Is(err, errBusy) {
 			return fmt.Errorf("remove the lab of dead process %s: %w", entry.Name(), err)
 		}
 	}
 	return nil
 }
 
-// reapIfDead removes the session unless its process lives or it was kept.
-func reapIfDead(id string) (bool, error) {
+// reapIfDead removes the session unless it was kept. errBusy: its process lives.
+func reapIfDead(id string) error {
 	dir := filepath.Join(sessionsDir, id)
 	if _, err := os.Stat(filepath.Join(dir, "keep")); err == nil {
-		return false, nil
+		return nil
 	}
 	lock, err := lockSession(dir)
-	if errors.Is(err, errBusy) || errors.Is(err, os.ErrNotExist) {
-		return false, nil
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer lock.Close()
-	return true, reap(id)
+	return reap(id)
+}
+
+// reapWhenDead is reapIfDead of a process that has ended. The kernel closes its files in no certain order: who hears of
+// one may find the lock still held.
+func reapWhenDead(id string) error {
+	for {
+		if err := reapIfDead(id); !errors.Is(err, errBusy) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // reap ends the processes in the session's namespaces, and removes its mounts, namespaces and files.
