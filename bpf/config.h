@@ -35,6 +35,8 @@ const volatile __u8 inside_by_source = 0;
  * address of the node as its source (masqueradeAll). 0: none does.
  */
 const volatile __u32 masquerade_mark = 0;
+/* For how long a silent backend gets no new flows; 0: it gets them as any other. */
+const volatile __u32 quarantine_seconds = 0;
 
 /* The kernel knows BPF_F_IPV6: without it CHECKSUM_COMPLETE is corrupted when IPv6 addresses change. */
 const volatile __u8 csum_ipv6_flag = 0;

@@ -10,12 +10,6 @@
 #include "flow.h"
 #include "leave.h"
 
-/* TCP in the middle of a connection: it opens no flow, but where the table says who has the connection. */
-static __always_inline bool packet_is_midstream(const struct packet *packet)
-{
-	return packet_is_tcp(packet) && !packet_is_syn(packet);
-}
-
 /* Whether those connections are recorded. Before, a packet in the middle of one may be anybody's. */
 static __always_inline bool connections_are_known(void)
 {

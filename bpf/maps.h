@@ -144,6 +144,17 @@ struct {
 } backend_loads SEC(".maps");
 
 /*
+ * By backend index: who has had no answer of it. Written by programs when a SYN is sent again and when a backend
+ * answers; read by them when a flow is born, and by the CLI and the metrics. Counts for the generation it names.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct health);
+	__uint(max_entries, 131072);
+} backend_health SEC(".maps");
+
+/*
  * Which backend a client has had of a service with affinity. Written by programs when a flow of such a service is
  * born, read before the next one is. An entry counts for as long as the service says, and is evicted when others
  * are younger, which costs the client a new choice: counters.affinity_new.

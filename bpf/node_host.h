@@ -22,7 +22,8 @@ __noinline int host_answer_scratch(packet_context *context)
 		return PACKET_PASS; /* somebody else says that he is this host: the stack knows better */
 	if (packet_ifindex(context) != view.ifindex)
 		return packet_moves(scratch, view.ifindex);
-	embryo_turn(view.flow, FLOW_ANSWERED);
+	if (embryo_turn(view.flow, FLOW_ANSWERED) && !(packet.tcp_flags & TCP_RST))
+		backend_answered(view.flow->backend, view.flow->generation);
 	flow_account(&packet, &view);
 	if (nat_rewrite(&packet, &view.to, false))
 		return PACKET_PASS;

@@ -162,8 +162,10 @@ __noinline int node_embryo_scratch(packet_context *context)
 		scratch->tried = 0;
 		return PACKET_BEGINS;
 	case FLOW_RETRY:
-		scratch->tried = view.flow->backend;
-		return flow_is_of_host(&view) ? PACKET_OF_HOST : PACKET_BEGINS;
+		if (flow_is_of_host(&view))
+			return PACKET_OF_HOST;
+		try_fails(scratch, view.flow);
+		return PACKET_BEGINS;
 	case FLOW_HIT:
 		break;
 	}

@@ -320,6 +320,12 @@ static __always_inline bool packet_is_syn(const struct packet *packet)
 	return (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
+/* TCP in the middle of a connection: it opens no flow, but where the table says who has the connection. */
+static __always_inline bool packet_is_midstream(const struct packet *packet)
+{
+	return packet_is_tcp(packet) && !packet_is_syn(packet);
+}
+
 /* A pointer to `size` bytes at `offset`, or NULL. To be taken anew after any helper that writes to the packet. */
 static __always_inline void *packet_at(const struct packet *packet, __u32 offset, __u32 size)
 {

@@ -11,6 +11,7 @@
 
 #include "config.h"
 #include "frontend.h"
+#include "health.h"
 #include "load.h"
 #include "stats.h"
 
@@ -193,22 +194,37 @@ static __always_inline __u32 pick_backend(const struct service *service, enum si
 	return slot_read(table, hash % slots_count);
 }
 
-/* Slots that are looked at for another backend: enough also where the tried one has most of the weight. */
+/* Slots that are looked at for another backend: enough also where the first one has most of the weight. */
 #define OTHER_PROBES 64
 
-/* A backend of the table other than `tried`, by chance; that one, if none is found. */
-__noinline int pick_other_of(__u32 base, __u32 slots_count, __u32 tried)
+/* A backend of the table other than `first`, by chance, and in no quarantine if there is such; that one, if none is
+ * found. */
+__noinline int pick_other_of(__u32 base, __u32 slots_count, __u32 first)
 {
 	struct slot_range table = { .base = base, .count = slots_count };
-	__u32 backend;
+	__u32 backend, other = first;
 	int i;
 
 	for (i = 0; i < OTHER_PROBES && slots_count; i++) {
 		backend = slot_read(&table, bpf_get_prandom_u32() % slots_count);
-		if (backend && backend != tried)
+		if (!backend || backend == first)
+			continue;
+		if (!backend_is_quarantined(backend))
 			return backend;
+		other = backend;
 	}
-	return tried;
+	return other;
+}
+
+/* That backend of the table, or another one where it is in quarantine and the other is not. */
+__noinline int pick_healthy(__u32 base, __u32 slots_count, __u32 backend)
+{
+	__u32 other;
+
+	if (!backend_is_quarantined(backend))
+		return backend;
+	other = pick_other_of(base, slots_count, backend);
+	return backend_is_quarantined(other) ? backend : other;
 }
 
 /*

@@ -172,7 +172,7 @@ __noinline int pod_embryo_scratch(packet_context *context)
 		scratch->tried = 0;
 		return PACKET_BEGINS;
 	case FLOW_RETRY:
-		scratch->tried = view.flow->backend;
+		try_fails(scratch, view.flow);
 		return PACKET_BEGINS;
 	case FLOW_HIT:
 		break;

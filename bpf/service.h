@@ -43,16 +43,23 @@ static __always_inline bool service_picks_by_table(const struct service *service
 
 /*
  * Picks a backend for a new flow; another one than `tried`, unless that is 0 or there is no other. 0: the table is
- * empty.
+ * empty. A connection that is there goes on with the backend that it has, also where that is in quarantine here.
  */
 static __always_inline __u32 service_pick(const struct packet *packet, const struct service *service, enum side side,
 					  __u32 tried)
 {
 	const struct tuple *tuple = &packet->key.tuple;
+	const struct slot_range *table;
+	enum algorithm algorithm;
+	__u32 backend;
 
 	if (tried)
 		return pick_other(service, side, tried);
-	return pick_backend(service, side, &tuple->source, tuple_hash(tuple));
+	backend = pick_backend(service, side, &tuple->source, tuple_hash(tuple));
+	if (packet_is_midstream(packet))
+		return backend;
+	table = service_table(service, side, &algorithm);
+	return pick_healthy(table->base, table->count, backend);
 }
 
 #endif

@@ -141,6 +141,7 @@ __noinline int flow_open_scratch(packet_context *context)
 	tuple_reverse(&half->to, &packet->key.tuple);
 	if (!snat_claim(context, scratch))
 		return 0;
+	backend_is_asked(birth->backend, birth->generation);
 	if (birth->retry && flow_retried(packet)) {
 		traffic_count(birth->service, birth->backend, FLOW_HALF_FORWARD, packet->length);
 		return 1;

@@ -231,7 +231,7 @@ static __always_inline __u32 socket_pick(const struct service *service, const st
 	if (slots_count && attempt)
 		return slot_read(table, (start + attempt) % slots_count);
 	if (slots_count)
-		return pick_backend(service, SIDE_INSIDE, client, start);
+		return pick_healthy(table->base, slots_count, pick_backend(service, SIDE_INSIDE, client, start));
 	if (service->flags & SERVICE_NO_ENDPOINTS) {
 		count(refuse_no_endpoint);
 		*error = ECONNREFUSED;

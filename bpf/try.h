@@ -109,6 +109,8 @@ __noinline int try_is_first_scratch(void)
 	try = bpf_map_lookup_elem(&embryos, &scratch->packet.key);
 	if (!try)
 		return flow_table_lookup(&scratch->packet.key) != NULL; /* established meanwhile */
+	if (!(scratch->packet.tcp_flags & TCP_RST))
+		backend_answered(try->backend, try->generation);
 	if (try->state != FLOW_UNANSWERED)
 		return try->state != FLOW_LOST;
 	if (!try->retry)
@@ -118,6 +120,14 @@ __noinline int try_is_first_scratch(void)
 		return 1;
 	try->state = FLOW_LOST;
 	return 0;
+}
+
+/* Notes that the backend of a flow has left its client's SYN, scratch->packet, without an answer. */
+static __always_inline void try_fails(struct scratch *scratch, const struct flow *forward)
+{
+	scratch->tried = forward->backend;
+	backend_was_silent(forward->backend, forward->generation,
+			   address_hash(&scratch->packet.key.tuple.source) | 1);
 }
 
 /*

@@ -174,6 +174,18 @@ struct backend_load {
 	__u32 counted;	  /* by the sweep that runs */
 };
 
+/* ---- health ---- */
+
+/* Different clients that find a backend silent, one after the other, before it is in quarantine. */
+#define HEALTH_CLIENTS 3
+
+struct health {
+	__u32 generation;	       /* of the backend that the rest is about */
+	__u32 until;		       /* seconds of CLOCK_MONOTONIC: the end of its quarantine; 0: in none */
+	__u32 clients[HEALTH_CLIENTS]; /* hashes of those that have had no answer since the last one; 0: none */
+	__u32 pad;
+};
+
 /* ---- affinity ---- */
 
 struct affinity_key {
@@ -426,6 +438,7 @@ struct packet_counters {
 	__u64 flow_foreign;	    /* foreign flows recorded */
 	__u64 flow_retried;	    /* a SYN without an answer has been sent to another backend as well */
 	__u64 flow_moved;	    /* and that backend was the first to answer */
+	__u64 backend_quarantined;  /* three clients in a row have found a backend silent */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
 	__u64 icmp_translated;	    /* ICMP errors about packets of flows, sent on to whom they are for */
 	__u64 socket_translated;    /* connect() and first sends to a frontend */

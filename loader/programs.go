@@ -20,6 +20,7 @@ type Constants struct {
 	JiffiesPerSecond uint32 // CONFIG_HZ
 	InsideBySource   bool   // at the node edge, sources in map inside_sources count as inside
 	MasqueradeMark   uint32 // the bit that what goes to a ClusterIP is marked with; 0: it is not
+	Quarantine       uint32 // seconds that a silent backend gets no new flows; 0: it gets them
 	CsumIPv6Flag     bool   // the kernel knows BPF_F_IPV6
 	SetRetval        bool   // the kernel has bpf_set_retval
 	NoAtomics        bool   // the kernel knows no atomic instruction but the addition
@@ -36,6 +37,7 @@ func (c Constants) variables() map[string]any {
 		"jiffies_per_second": c.JiffiesPerSecond,
 		"inside_by_source":   flag[c.InsideBySource],
 		"masquerade_mark":    c.MasqueradeMark,
+		"quarantine_seconds": c.Quarantine,
 		"csum_ipv6_flag":     flag[c.CsumIPv6Flag],
 		"have_set_retval":    flag[c.SetRetval],
 		"node_netns":         c.NodeNetNS,

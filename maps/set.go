@@ -27,6 +27,7 @@ type Set struct {
 	AgentState    *ebpf.Map `ebpf:"agent_state"`
 	Affinity      *ebpf.Map `ebpf:"affinity"`
 	BackendLoads  *ebpf.Map `ebpf:"backend_loads"`
+	BackendHealth *ebpf.Map `ebpf:"backend_health"`
 	BackendStats  *ebpf.Map `ebpf:"backend_stats"`
 	BackendUsage  *ebpf.Map `ebpf:"backend_usage"`
 	Backends      *ebpf.Map `ebpf:"backends"`

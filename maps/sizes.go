@@ -59,6 +59,7 @@ func (s *Sizes) of(set *Set) []sizeOf {
 		{bpfMapServiceUsage, set.ServiceUsage, &s.Services, 1},
 		{bpfMapBackends, set.Backends, &s.Backends, 1},
 		{bpfMapBackendLoads, set.BackendLoads, &s.Backends, 1},
+		{bpfMapBackendHealth, set.BackendHealth, &s.Backends, 1},
 		{bpfMapBackendStats, set.BackendStats, &s.Backends, 1},
 		{bpfMapBackendUsage, set.BackendUsage, &s.Backends, 1},
 		{bpfMapSlots, set.Slots, &s.SlotBlocks, 1},

@@ -20,6 +20,7 @@ type (
 	SlotBlock      = bpfSlotBlock
 	Backend        = bpfBackend
 	BackendLoad    = bpfBackendLoad
+	Health         = bpfHealth
 	AffinityKey    = bpfAffinityKey
 	AffinityEntry  = bpfAffinityEntry
 	Tuple          = bpfTuple

@@ -40,6 +40,7 @@ type agentFlags struct {
 	vipPing       bool
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
+	quarantine    time.Duration
 	level, format string
 }
 
@@ -83,6 +84,7 @@ nothing that is right. weir cleanup removes everything.`,
 	f.BoolVar(&flags.vipPing, "vip-ping", true, "answer pings of Services' addresses that have a backend")
 	sizeFlags(c, &flags.sizes)
 	addTimeouts(c, &flags.timeouts)
+	addQuarantine(c, &flags.quarantine)
 	f.StringVar(&flags.level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&flags.format, "log-format", "console", "console or json")
 	return c
@@ -145,6 +147,7 @@ type agentConfig struct {
 	vipPing       bool
 	sizes         maps.Sizes
 	timeouts      sweep.Timeouts
+	quarantine    time.Duration // 0: none
 	log           *zap.Logger
 }
 
@@ -154,6 +157,7 @@ func (f agentFlags) parse() (agentConfig, error) {
 		nodeName: f.nodeName, configFile: f.config, proxy: f.proxy,
 		late: lateAfterOf(&f.proxy.KubeProxyConfiguration), nodePortTexts: f.nodePorts, bpffs: f.bpffs, devices: f.devices,
 		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, vipPing: f.vipPing, sizes: f.sizes, timeouts: f.timeouts,
+		quarantine: f.quarantine,
 	}
 	var err error
 	if config.source, err = f.source.parse(); err != nil {
@@ -173,6 +177,9 @@ func (f agentFlags) parse() (agentConfig, error) {
 		return config, err
 	}
 	if err := checkTimeouts(f.timeouts); err != nil {
+		return config, err
+	}
+	if err := checkQuarantine(f.quarantine); err != nil {
 		return config, err
 	}
 	if config.snatPorts, err = parsePortRange(f.snatPorts); err != nil {

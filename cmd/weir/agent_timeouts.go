@@ -40,6 +40,20 @@ func addTimeouts(c *cobra.Command, timeouts *sweep.Timeouts) {
 	}
 }
 
+// addQuarantine adds the flag that says for how long a silent backend gets no new flows.
+func addQuarantine(c *cobra.Command, quarantine *time.Duration) {
+	c.Flags().DurationVar(quarantine, "quarantine", 10*time.Second,
+		"a backend that three clients in a row have found silent gets no new flows for so long, unless it is the last; 0: it gets them")
+}
+
+// checkQuarantine refuses what programs, which count in seconds, cannot tell apart. The error is a usageError.
+func checkQuarantine(quarantine time.Duration) error {
+	if quarantine != 0 && (quarantine < time.Second || quarantine > time.Hour) {
+		return usagef("--quarantine %s: use 1s to 1h, or 0", quarantine)
+	}
+	return nil
+}
+
 // checkTimeouts refuses what cannot be. The error is a usageError.
 func checkTimeouts(timeouts sweep.Timeouts) error {
 	for _, flag := range timeoutFlags(&timeouts) {

@@ -129,6 +129,7 @@ func (d *daemon) makeDatapath() error {
 		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
 		SetRetval: d.features.SetRetval, NoAtomics: !d.features.Atomics, NodeNetNS: d.nodeNetNS,
 		SocketHostOnly: d.config.socketLB == "host", InsideBySource: d.config.local.BySource(), MasqueradeMark: d.makeMasquerade(),
+		Quarantine: uint32(d.config.quarantine / time.Second),
 	})
 	var refused *ebpf.VerifierError
 	if errors.As(err, &refused) {

@@ -45,7 +45,8 @@ type backendView struct {
 	Address      string      `json:"address"`
 	Local        bool        `json:"local"`
 	Terminating  bool        `json:"terminating"`
-	Open         int32       `json:"open"` // flows, and connected sockets of the socket edge
+	Open         int32       `json:"open"`        // flows, and connected sockets of the socket edge
+	Quarantined  bool        `json:"quarantined"` // silent: new flows go to others
 	InsideShare  float64     `json:"insideShare"`
 	OutsideShare float64     `json:"outsideShare"`
 	Traffic      trafficView `json:"traffic"`

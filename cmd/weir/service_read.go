@@ -156,6 +156,10 @@ func readBackend(set *maps.Set, index uint32) (backendView, error) {
 	if err := set.BackendLoads.Lookup(index, &load); err != nil {
 		return backendView{}, fmt.Errorf("read the load of backend %d: %w", index, err)
 	}
+	quarantined, err := set.IsQuarantined(index, record.Generation)
+	if err != nil {
+		return backendView{}, err
+	}
 	traffic, err := readTraffic(set.BackendStats, index)
 	return backendView{
 		Index:       index,
@@ -163,6 +167,7 @@ func readBackend(set *maps.Set, index uint32) (backendView, error) {
 		Local:       record.Flags&maps.BackendLocal != 0,
 		Terminating: record.Flags&maps.BackendTerminating != 0,
 		Open:        load.Open(),
+		Quarantined: quarantined,
 		Traffic:     traffic,
 	}, err
 }

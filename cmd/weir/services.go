@@ -138,6 +138,9 @@ func printService(out io.Writer, s serviceView) {
 		if b.Terminating {
 			state = "terminating"
 		}
+		if b.Quarantined {
+			state = "quarantined"
+		}
 		t.row("  "+b.Address, where, state, percent(b.InsideShare), percent(b.OutsideShare), b.Open, b.Traffic.Flows,
 			rate(b.Rate, rateView.flows), rate(b.Rate, rateView.packets),
 			rate(b.Rate, rateView.in), rate(b.Rate, rateView.out))

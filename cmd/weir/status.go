@@ -45,6 +45,7 @@ func printStatus(out io.Writer, view statusView, now time.Time) {
 	printAgent(out, view.Agent, view.SocketCoverage, now)
 	printKubeProxy(out, view.KubeProxy)
 	printMaps(out, view)
+	printQuarantined(out, view.Quarantined)
 	printCounters(out, view.Counters)
 	printProblems(out, view.Agent, now)
 }
@@ -143,6 +144,19 @@ func printMaps(out io.Writer, view statusView) {
 	}
 	fmt.Fprintf(out, "\nForwarded flows to one backend at once: %d over IPv4 (%d addresses), %d over IPv6 (%d); ports %s\n",
 		view.SNAT.Flows["IPv4"], view.SNAT.Addresses["IPv4"], view.SNAT.Flows["IPv6"], view.SNAT.Addresses["IPv6"], view.SNAT.Ports)
+}
+
+// printQuarantined prints which backends get no new flows.
+func printQuarantined(out io.Writer, quarantined []quarantineView) {
+	if len(quarantined) == 0 {
+		return
+	}
+	fmt.Fprintln(out)
+	t := newTable(out, "SILENT BACKEND", "NO NEW FLOWS FOR")
+	for _, q := range quarantined {
+		t.row(q.Backend, q.Left)
+	}
+	t.flush()
 }
 
 // printCounters prints the counters that have counted.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -21,6 +23,8 @@ type statusView struct {
 	Maps     []mapView         `json:"maps"`
 	SNAT     *snatView         `json:"snat,omitempty"` // unknown where no agent has said what its ports are
 	Counters map[string]uint64 `json:"counters"`
+
+	Quarantined []quarantineView `json:"quarantined,omitempty"` // backends that get no new flows
 
 	SocketCoverage *coverageView `json:"socketCoverage,omitempty"` // absent where there is no socket edge
 
@@ -46,6 +50,26 @@ type mapView struct {
 	Used     int    `json:"used"`
 	Capacity int    `json:"capacity"`
 	LRU      bool   `json:"lru"` // when full, the oldest entries make room
+}
+
+// quarantineView is a backend that clients have found silent.
+type quarantineView struct {
+	Backend netip.AddrPort `json:"backend"`
+	Left    time.Duration  `json:"leftNanoseconds"`
+}
+
+// readQuarantined returns the backends in quarantine, in order of their addresses.
+func readQuarantined(set *maps.Set) ([]quarantineView, error) {
+	found, err := set.Quarantined()
+	if err != nil {
+		return nil, err
+	}
+	var views []quarantineView
+	for _, q := range found {
+		views = append(views, quarantineView{q.Address, q.Left})
+	}
+	slices.SortFunc(views, func(a, b quarantineView) int { return a.Backend.Compare(b.Backend) })
+	return views, nil
 }
 
 // snatView is how many flows the node can forward to one backend, at one address and port, at once.
@@ -77,6 +101,9 @@ func readStatus(bpffs string) (statusView, error) {
 		return view, err
 	}
 	if view.Counters, err = set.ReadCounters(); err != nil {
+		return view, err
+	}
+	if view.Quarantined, err = readQuarantined(set); err != nil {
 		return view, err
 	}
 	if view.Agent.Snapshot != nil {

@@ -49,6 +49,7 @@ var packets = []struct {
 
 var (
 	mapEntries  = describe("map_entries", "Entries of a map that are in use.", "map")
+	quarantined = describe("backends_quarantined", "Backends that clients have found silent, and that get no new flows.")
 	mapCapacity = describe("map_capacity", "Entries that a map has room for.", "map")
 
 	serviceLabels  = []string{"namespace", "service", "port", "protocol", "ip_family", "scope"}
@@ -62,7 +63,7 @@ func (d *Datapath) Describe(out chan<- *prometheus.Desc) {
 	for _, p := range packets {
 		out <- p.desc
 	}
-	for _, desc := range []*prometheus.Desc{mapEntries, mapCapacity, serviceFlows, servicePackets, serviceBytes} {
+	for _, desc := range []*prometheus.Desc{quarantined, mapEntries, mapCapacity, serviceFlows, servicePackets, serviceBytes} {
 		out <- desc
 	}
 }
@@ -74,6 +75,9 @@ func (d *Datapath) Collect(out chan<- prometheus.Metric) {
 	}
 	if err := d.collectFill(out); err != nil {
 		out <- prometheus.NewInvalidMetric(mapEntries, err)
+	}
+	if err := d.collectHealth(out); err != nil {
+		out <- prometheus.NewInvalidMetric(quarantined, err)
 	}
 	if err := d.collectServices(out); err != nil {
 		out <- prometheus.NewInvalidMetric(serviceFlows, err)
@@ -111,6 +115,15 @@ func (d *Datapath) collectFill(out chan<- prometheus.Metric) error {
 		out <- gauge(mapCapacity, f.Capacity, f.Map)
 	}
 	return err
+}
+
+func (d *Datapath) collectHealth(out chan<- prometheus.Metric) error {
+	found, err := d.set.Quarantined()
+	if err != nil {
+		return err
+	}
+	out <- gauge(quarantined, len(found))
+	return nil
 }
 
 func (d *Datapath) collectServices(out chan<- prometheus.Metric) error {

@@ -43,7 +43,7 @@ func DefaultSettings() Settings {
 			Services: 8, Frontends: 64, Backends: 16, SlotBlocks: 256, FlowsIPv4: 4096, FlowsIPv6: 4096, Embryos: 4096, Affinity: 1024, Devices: 64,
 		},
 		Constants: loader.Constants{
-			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 25, CsumIPv6Flag: true,
+			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 25, CsumIPv6Flag: true, Quarantine: 10,
 		},
 	}
 }
@@ -52,6 +52,7 @@ func DefaultSettings() Settings {
 func LargeSettings() Settings {
 	settings := DefaultSettings()
 	settings.Constants.InsideBySource = true
+	settings.Constants.Quarantine = 0 // the model knows none
 	settings.Sizes = maps.Sizes{
 		Services: 96, Frontends: 512, Backends: 512, SlotBlocks: 4096, FlowsIPv4: 32768, FlowsIPv6: 32768, Embryos: 32768, Affinity: 65536, Devices: 64,
 	}
