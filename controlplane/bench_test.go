@@ -19,7 +19,7 @@ func (nowhere) Sync([]compile.Service) ([]compile.Problem, error) { return nil, 
 func (nowhere) Apply([]compile.Service, []compile.ID) ([]compile.Problem, error) { return nil, nil }
 
 // loaded returns a controller that has taken in Services of ten endpoints each.
-func loaded(b *testing.B, services int) (*store.Store, *Controller) {
+func loaded(b testing.TB, services int) (*store.Store, *Controller) {
 	s := store.New(0)
 	for i := range services {
 		s.Update(batchOf(numbered(i, 0)...))
@@ -31,7 +31,7 @@ func loaded(b *testing.B, services int) (*store.Store, *Controller) {
 }
 
 // step does once what Run does for ever.
-func step(b *testing.B, c *Controller) {
+func step(b testing.TB, c *Controller) {
 	work, more := c.next(b.Context())
 	if !more {
 		b.Fatal("no work")

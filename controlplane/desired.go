@@ -13,6 +13,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/clusterips"
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/store"
+	"github.com/weir-lb/weir/controlplane/tally"
 )
 
 // desired is what the maps shall hold, kept up to date Service by Service.
@@ -23,11 +24,13 @@ type desired struct {
 	get       func(store.Key) store.Item
 
 	compiled  map[store.Key]compile.Result // without those that ask for nothing and have no problem
+	troubled  map[store.Key]struct{}       // those that have one
 	frontends *claims.Frontends
 	vips      *claims.VIPs
 	addresses *clusterips.Table
 	checks    map[store.Key]compile.HealthCheck
 	services  map[compile.ID]compile.Service // with the frontends that they own, at least one
+	tally     *tally.Tally                   // of these
 	departed  bool                           // a backend has left one of them
 
 	rangeProblems []compile.Problem // of the ServiceCIDRs
@@ -39,11 +42,13 @@ func newDesired(nodeName, proxyName string, get func(store.Key) store.Item) *des
 		node:      compile.Node{Name: nodeName},
 		get:       get,
 		compiled:  map[store.Key]compile.Result{},
+		troubled:  map[store.Key]struct{}{},
 		frontends: claims.NewFrontends(),
 		vips:      claims.NewVIPs(),
 		addresses: clusterips.NewTable(),
 		checks:    map[store.Key]compile.HealthCheck{},
 		services:  map[compile.ID]compile.Service{},
+		tally:     tally.New(),
 	}
 }
 
@@ -123,6 +128,9 @@ func (d *desired) compile(item store.Item, touched map[compile.ID]struct{}, stal
 	if d.checks[item.Key] = result.HealthCheck; result.HealthCheck == (compile.HealthCheck{}) {
 		delete(d.checks, item.Key)
 	}
+	if d.troubled[item.Key] = struct{}{}; len(result.Problems) == 0 {
+		delete(d.troubled, item.Key)
+	}
 	if len(result.Services)+len(result.Problems) == 0 {
 		delete(d.compiled, item.Key)
 	}
@@ -153,10 +161,12 @@ func (d *desired) settle(id compile.ID) (changed bool) {
 	now, known := d.frontends.Get(id)
 	if !known || len(now.Frontends) == 0 {
 		delete(d.services, id)
+		d.tally.Replace(old, compile.Service{})
 		d.departed = d.departed || had
 		return had
 	}
 	d.services[id] = now
+	d.tally.Replace(old, now)
 	d.departed = d.departed || loses(old, now)
 	return !had || !old.Equal(now)
 }
@@ -174,15 +184,25 @@ func loses(old, now compile.Service) bool {
 // problems lists all that is wrong with what was compiled.
 func (d *desired) problems() []compile.Problem {
 	problems := append(d.frontends.Problems(), d.rangeProblems...)
-	for _, result := range d.compiled {
-		problems = append(problems, result.Problems...)
+	for key := range d.troubled {
+		problems = append(problems, d.compiled[key].Problems...)
 	}
 	return problems
 }
 
 // all returns every service, in order of their IDs.
 func (d *desired) all() []compile.Service {
-	services := slices.Collect(maps.Values(d.services))
+	services := slices.AppendSeq(make([]compile.Service, 0, len(d.services)), maps.Values(d.services))
 	slices.SortFunc(services, func(a, b compile.Service) int { return a.ID.Compare(b.ID) })
 	return services
+}
+
+// find returns the service that has a frontend.
+func (d *desired) find(address netip.AddrPort, protocol compile.Protocol) (service compile.Service, known bool) {
+	owner, owned := d.frontends.Owner(address, protocol)
+	if !owned {
+		return service, false
+	}
+	service, known = d.services[owner]
+	return service, known
 }

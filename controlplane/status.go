@@ -3,12 +3,14 @@ package controlplane
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/store"
+	"github.com/weir-lb/weir/controlplane/tally"
 )
 
 // Status is how far the maps are behind the objects, and what is wrong with those.
@@ -81,9 +83,7 @@ func (c *Controller) snapshot() Status {
 	defer c.mu.Unlock()
 	status := c.behind(waiting)
 	status.Services = len(c.desired.services)
-	for _, service := range c.desired.services {
-		status.Frontends += len(service.Frontends)
-	}
+	status.Frontends = c.desired.tally.Frontends()
 	status.Problems = append(c.desired.problems(), c.applierProblems...)
 	return status
 }
@@ -95,9 +95,42 @@ func (c *Controller) HealthChecks() map[store.Key]compile.HealthCheck {
 	return maps.Clone(c.desired.checks)
 }
 
-// Services returns what the maps shall hold, in order of the IDs.
-func (c *Controller) Services() []compile.Service {
+// Each goes through what the maps shall hold, in any order. Changes wait meanwhile: it must be quick, and is not for what
+// is to be known after each change.
+func (c *Controller) Each(yield func(compile.Service) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.desired.all()
+	for _, service := range c.desired.services {
+		if !yield(service) {
+			return
+		}
+	}
+}
+
+// Find returns the service that has a frontend.
+func (c *Controller) Find(address netip.AddrPort, protocol compile.Protocol) (service compile.Service, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.desired.find(address, protocol)
+}
+
+// EndsTCP tells whether there is a service whose TCP connections end with their endpoint.
+func (c *Controller) EndsTCP() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.desired.tally.EndsTCP()
+}
+
+// ClusterIP returns the Service whose ClusterIP an address is.
+func (c *Controller) ClusterIP(address netip.Addr) (service store.Key, is bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.desired.vips.ClusterIP(address)
+}
+
+// Moves returns what has changed since it was last called of where backends and ClusterIPs are.
+func (c *Controller) Moves() tally.Moves {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.desired.tally.Moves()
 }

@@ -95,7 +95,7 @@ func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
 		checked: make(chan struct{}, 1), synced: make(chan struct{}),
 	}
 	d.configureKernel()
-	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeSockets, d.makeControlplane, d.makeDevices} {
+	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeControlplane, d.makeSockets, d.makeDevices} {
 		if err := part(); err != nil {
 			return nil, errors.Join(err, d.close())
 		}
@@ -179,7 +179,7 @@ func (d *daemon) makeControlplane() error {
 		},
 		Departed: d.backendsLeft,
 	})
-	d.surroundings = surroundings.New(surroundings.Options{Services: d.controller.Services, Pods: d.pods, Log: d.log})
+	d.surroundings = surroundings.New(surroundings.Options{Services: d.controller.Each, Pods: d.pods, Log: d.log})
 	d.sweeper, err = sweep.New(sweep.Options{
 		Set: d.set, Programs: d.programs, Applier: d.applier,
 		Timeouts: d.config.timeouts, Interval: sweepEvery,

@@ -2,24 +2,21 @@ package main
 
 import (
 	"context"
-	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	netutils "k8s.io/utils/net"
 
-	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/detectlocal"
 )
 
-// followPause is the shortest time between two looks at where the backends are.
+// followPause is the shortest time between two looks at what has changed.
 const followPause = time.Second
 
-// followBackends tells the devices where backends are, and what the node's own addresses are, after these have
-// changed.
+// followBackends tells the devices where backends have come to or left, and what the node's own addresses are, and the
+// network namespaces that addresses have become ClusterIPs. What that costs depends on what has changed alone.
 func (d *daemon) followBackends(ctx context.Context) error {
 	for {
 		select {
@@ -29,10 +26,10 @@ func (d *daemon) followBackends(ctx context.Context) error {
 		}
 		d.devices.SetPrimary(addressesOf(d.store.Node(d.config.nodeName)))
 		d.followPodCIDRs()
-		services := d.controller.Services()
-		d.devices.SetBackends(backendsElsewhere(services))
-		if d.namespaces != nil {
-			d.namespaces.SetClusterIPs(clusterIPs(services))
+		moves := d.controller.Moves()
+		d.devices.ChangeBackends(moves.Backends)
+		if d.namespaces != nil && moves.ClusterIPs {
+			d.namespaces.TouchClusterIPs()
 		}
 		select {
 		case <-ctx.Done():
@@ -62,34 +59,6 @@ func addressesOf(node *corev1.Node) []netip.Addr {
 		address, valid := netip.AddrFromSlice(netutils.ParseIPSloppy(a.Address))
 		if valid && a.Type == corev1.NodeInternalIP {
 			addresses = append(addresses, address.Unmap())
-		}
-	}
-	return addresses
-}
-
-// backendsElsewhere returns the addresses of the backends that are not on this node, sorted.
-func backendsElsewhere(services []compile.Service) []netip.Addr {
-	addresses := map[netip.Addr]struct{}{}
-	for _, service := range services {
-		for _, backends := range [][]compile.Backend{service.Inside, service.Outside} {
-			for _, backend := range backends {
-				if !backend.Local {
-					addresses[backend.Address.Addr()] = struct{}{}
-				}
-			}
-		}
-	}
-	return slices.SortedFunc(maps.Keys(addresses), netip.Addr.Compare)
-}
-
-// clusterIPs returns the ClusterIPs, with the names of their Services.
-func clusterIPs(services []compile.Service) map[netip.Addr]string {
-	addresses := map[netip.Addr]string{}
-	for _, service := range services {
-		for _, frontend := range service.Frontends {
-			if frontend.Kind == compile.ClusterIP {
-				addresses[frontend.Address.Addr()] = service.ID.Namespace + "/" + service.ID.Name
-			}
 		}
 	}
 	return addresses

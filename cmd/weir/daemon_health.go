@@ -69,7 +69,7 @@ func (d *daemon) state() metrics.State {
 	status := d.controller.Status()
 	state := metrics.State{
 		Synced: status.Synced, Services: status.Services, Frontends: status.Frontends, Problems: status.Problems,
-		Applied: status.LastApplied, Lag: status.Lag, All: d.controller.Services(),
+		Applied: status.LastApplied, Lag: status.Lag, All: d.controller.Each,
 	}
 	state.Changes, state.Waiting = d.controller.Changes()
 	return state

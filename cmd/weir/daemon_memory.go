@@ -11,7 +11,7 @@ import (
 const garbagePercent = 20
 
 // settled is how long after the first write its consequences have been seen to: next hops, health checks.
-const settled = 5 * time.Second
+const settled = 3 * time.Second
 
 // savings keeps the memory small, once the first listing is in the maps: until then there is most garbage of all.
 type savings struct{ begun bool }
@@ -25,5 +25,6 @@ func (s *savings) written(err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent)
 	}
+	go debug.FreeOSMemory() // what the listing was read from
 	time.AfterFunc(settled, debug.FreeOSMemory)
 }

@@ -67,6 +67,7 @@ func (d *daemon) makeNamespaces(cgroupRoot string) (err error) {
 	}
 	d.namespaces, err = namespaces.New(namespaces.Options{
 		Set: d.set, Log: d.log, CgroupRoot: cgroupRoot, Changed: func() { wake(d.changed) },
+		ClusterIP: d.controller.ClusterIP,
 	})
 	return err
 }
@@ -81,10 +82,7 @@ func (d *daemon) makeCloser() {
 		d.log.Warn("UDP sockets of removed backends stay open", zap.Error(err))
 		return
 	}
-	d.closer = sockets.New(sockets.Options{
-		Kernel: d.kernel, Visit: d.namespaces.Visit, Log: d.log,
-		Services: func() []compile.Service { return d.controller.Services() },
-	})
+	d.closer = sockets.New(sockets.Options{Kernel: d.kernel, Visit: d.namespaces.Visit, Services: d.controller, Log: d.log})
 }
 
 // backendsLeft says that backends have left services whose flows end then. It is called first when the maps hold all.

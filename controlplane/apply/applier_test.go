@@ -124,7 +124,7 @@ func TestSyncWritesWhatIsWanted(t *testing.T) {
 			}
 		}
 	}
-	index := a.state.backends[backendKey{netip.MustParseAddrPort("[fd00::5]:53"), compile.UDP}].index
+	index := a.state.backends[backendKeyOf(netip.MustParseAddrPort("[fd00::5]:53"), compile.UDP)].index
 	var backend maps.Backend
 	if err := set.Backends.Lookup(index, &backend); err != nil {
 		t.Fatal(err)
@@ -214,7 +214,7 @@ func TestSharedBackends(t *testing.T) {
 	two.Inside[0].Local, two.Outside[0].Local = true, true
 	flags := func() uint32 {
 		var record maps.Backend
-		index := a.state.backends[backendKey{one.Inside[0].Address, compile.TCP}].index
+		index := a.state.backends[backendKeyOf(one.Inside[0].Address, compile.TCP)].index
 		if err := set.Backends.Lookup(index, &record); err != nil {
 			t.Fatal(err)
 		}
@@ -329,7 +329,7 @@ func TestIndicesThatFlowsNameAreKept(t *testing.T) {
 	set := newSet(t, smallSizes())
 	a := newApplier(t, set)
 	mustSync(t, a, web(1, 1), web(2, 2))
-	index := a.state.backends[backendKey{netip.MustParseAddrPort("10.0.0.1:8080"), compile.TCP}].index
+	index := a.state.backends[backendKeyOf(netip.MustParseAddrPort("10.0.0.1:8080"), compile.TCP)].index
 	id := a.state.services[web(1).ID].id
 	for _, counters := range []struct {
 		m     *ebpf.Map
@@ -393,7 +393,7 @@ func TestGoneBackendsSaySo(t *testing.T) {
 	set := newSet(t, smallSizes())
 	a, w := stepped(t, set)
 	mustSync(t, a, web(1, 1, 2), web(2, 2))
-	index := a.state.backends[backendKey{netip.MustParseAddrPort("10.0.0.1:8080"), compile.TCP}].index
+	index := a.state.backends[backendKeyOf(netip.MustParseAddrPort("10.0.0.1:8080"), compile.TCP)].index
 	gone := func() bool {
 		var record maps.Backend
 		if err := set.Backends.Lookup(index, &record); err != nil {
@@ -431,7 +431,7 @@ func TestABackendComesBack(t *testing.T) {
 	set := newSet(t, smallSizes())
 	a := newApplier(t, set)
 	mustSync(t, a, web(1, 1, 2))
-	key := backendKey{netip.MustParseAddrPort("10.0.0.2:8080"), compile.TCP}
+	key := backendKeyOf(netip.MustParseAddrPort("10.0.0.2:8080"), compile.TCP)
 	index := a.state.backends[key].index
 	var epoch uint32
 	for range 3 {

@@ -63,7 +63,7 @@ func (a *Applier) endLeft(s *service, want compile.Service) error {
 		if _, stays := serving[address]; stays {
 			continue
 		}
-		if err := a.end(s.id, backendKey{address, want.ID.Protocol}, want.RemovedEndpoints.After); err != nil {
+		if err := a.end(s.id, backendKeyOf(address, want.ID.Protocol), want.RemovedEndpoints.After); err != nil {
 			return err
 		}
 	}
@@ -84,7 +84,7 @@ func (s *service) mayHaveFlows() map[netip.AddrPort]struct{} {
 		}
 		for _, t := range r.tables() {
 			for _, b := range t.backends {
-				addresses[b.key.address] = struct{}{}
+				addresses[b.key.at()] = struct{}{}
 			}
 		}
 	}
@@ -97,7 +97,7 @@ func (a *Applier) endAll(s *service) error {
 		return a.keepFlows(s.id)
 	}
 	for address := range s.mayHaveFlows() {
-		if err := a.end(s.id, backendKey{address, s.name.Protocol}, 0); err != nil {
+		if err := a.end(s.id, backendKeyOf(address, s.name.Protocol), 0); err != nil {
 			return err
 		}
 	}
@@ -118,7 +118,7 @@ func (a *Applier) endOrphans() error {
 		}
 	}
 	for _, b := range a.state.backends {
-		_, serves := serving[b.key.address]
+		_, serves := serving[b.key.at()]
 		if b.leaving == nil || b.key.protocol != compile.UDP || serves {
 			continue
 		}
@@ -146,7 +146,7 @@ func (a *Applier) end(service uint32, key backendKey, after time.Duration) error
 	due := now + after
 	err = a.write.put(a.set.Endings, &at, &maps.Ending{Due: uint64(due)})
 	if errors.Is(err, unix.E2BIG) {
-		a.log.Warn("no room to end the flows of a removed backend: they end when they are idle", zap.Stringer("backend", key.address))
+		a.log.Warn("no room to end the flows of a removed backend: they end when they are idle", zap.Stringer("backend", key.at()))
 		return nil
 	}
 	if err == nil {
@@ -172,7 +172,7 @@ func (a *Applier) resume(service uint32, want compile.Service) error {
 		return nil
 	}
 	for _, address := range want.Serving {
-		b := a.state.backends[backendKey{address, want.ID.Protocol}]
+		b := a.state.backends[backendKeyOf(address, want.ID.Protocol)]
 		if b == nil {
 			continue
 		}

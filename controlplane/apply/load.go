@@ -1,7 +1,6 @@
 package apply
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/weir-lb/weir/controlplane/compile"
@@ -97,10 +96,7 @@ func (l *reading) addBackend(index uint32, value maps.Backend) {
 	if value.Generation == 0 || index == 0 {
 		return
 	}
-	key := backendKey{
-		address:  netip.AddrPortFrom(value.Address.Addr(), value.Port),
-		protocol: compile.Protocol(value.Protocol),
-	}
+	key := backendKey{value.Address, value.Port, compile.Protocol(value.Protocol)}
 	b := &backend{key: key, index: index, record: value}
 	l.indices[index] = b
 	if l.backends[key] == nil {

@@ -283,7 +283,7 @@ func checkTidy(t testing.TB, a *Applier, all []compile.Service) {
 			}
 		}
 		for _, b := range slices.Concat(want.Inside, want.Outside) {
-			backends[backendKey{b.Address, want.ID.Protocol}] = struct{}{}
+			backends[backendKeyOf(b.Address, want.ID.Protocol)] = struct{}{}
 		}
 	}
 	use, s := a.Arena(), a.state

@@ -310,8 +310,8 @@ func (s *state) takeBackend(b *backend) {
 	b.record = maps.Backend{
 		Generation: s.nextBackendGeneration(),
 		Flags:      maps.BackendGone,
-		Address:    maps.AddressOf(b.key.address.Addr()),
-		Port:       b.key.address.Port(),
+		Address:    b.key.address,
+		Port:       b.key.port,
 		Protocol:   uint8(b.key.protocol),
 	}
 }

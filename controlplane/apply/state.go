@@ -87,24 +87,32 @@ type table struct {
 	damaged  bool       // its slots are not what the backends make
 }
 
-// backendKey is what makes two endpoints the same backend.
+// backendKey is what makes two endpoints the same backend. It has no pointer in it: there are as many as endpoints.
 type backendKey struct {
-	address  netip.AddrPort
+	address  maps.Address
+	port     uint16
 	protocol compile.Protocol
 }
 
+func backendKeyOf(address netip.AddrPort, protocol compile.Protocol) backendKey {
+	return backendKey{maps.AddressOf(address.Addr()), address.Port(), protocol}
+}
+
+// at is where the backend is.
+func (k backendKey) at() netip.AddrPort { return netip.AddrPortFrom(k.address.Addr(), k.port) }
+
 // compareKeys orders backends by address and port.
-func compareKeys(a, b *backend) int { return a.key.address.Compare(b.key.address) }
+func compareKeys(a, b *backend) int { return a.key.at().Compare(b.key.at()) }
 
 // backend is an endpoint, shared by all services that list it.
 type backend struct {
 	key     backendKey
 	index   uint32 // 0: it has no record
 	record  maps.Backend
-	tables  int // that name it
+	tables  int32 // that name it
 	leaving *leaving
 
-	listed, local, terminating int // by how many desired services, and as what
+	listed, local, terminating int32 // by how many desired services, and as what
 }
 
 // listing is what a desired service says of a backend.
@@ -133,7 +141,7 @@ func (b *backend) flags() uint32 {
 }
 
 // count adds what a service says of its backends, or with -1 takes it back.
-func (b *backend) count(said listing, by int) {
+func (b *backend) count(said listing, by int32) {
 	b.listed += by
 	if said.local {
 		b.local += by
@@ -174,7 +182,7 @@ func (s *state) listingsOf(want compile.Service) []listing {
 	at := make(map[*backend]int, len(want.Inside))
 	for _, side := range [][]compile.Backend{want.Inside, want.Outside} {
 		for _, endpoint := range side {
-			b := s.backend(backendKey{endpoint.Address, want.ID.Protocol})
+			b := s.backend(backendKeyOf(endpoint.Address, want.ID.Protocol))
 			i, twice := at[b]
 			if !twice {
 				i = len(said)
@@ -211,7 +219,7 @@ func (s *state) backendsOf(list []compile.Backend, protocol compile.Protocol) (b
 		if i > 0 && endpoint.Address == list[i-1].Address {
 			continue
 		}
-		backends = append(backends, s.backend(backendKey{endpoint.Address, protocol}))
+		backends = append(backends, s.backend(backendKeyOf(endpoint.Address, protocol)))
 		weights = append(weights, endpoint.Weight)
 	}
 	if slices.ContainsFunc(weights, func(weight uint32) bool { return weight != weights[0] }) {
@@ -247,7 +255,7 @@ func (t *table) maglevSlots() []uint32 {
 func (t *table) candidates() []maps.Candidate {
 	candidates := make([]maps.Candidate, len(t.backends))
 	for i, b := range t.backends {
-		candidates[i] = maps.Candidate{Address: b.key.address, Weight: 1}
+		candidates[i] = maps.Candidate{Address: b.key.at(), Weight: 1}
 		if t.weights != nil {
 			candidates[i].Weight = t.weights[i]
 		}

@@ -69,6 +69,15 @@ func (f *Frontends) Get(id compile.ID) (service compile.Service, known bool) {
 	return service, true
 }
 
+// Owner returns which service has a frontend.
+func (f *Frontends) Owner(address netip.AddrPort, protocol compile.Protocol) (owner compile.ID, owned bool) {
+	claimants := f.claimants[frontend{address, protocol}]
+	if len(claimants) == 0 {
+		return owner, false
+	}
+	return claimants[0], true
+}
+
 // Problems lists the frontends that are withheld from somebody, in a stable order.
 func (f *Frontends) Problems() []compile.Problem {
 	var problems []compile.Problem

@@ -94,6 +94,18 @@ func (v *VIPs) Owner(of types.NamespacedName, endpoint netip.AddrPort, protocol 
 	return "", false
 }
 
+// ClusterIP returns the Service whose ClusterIP an address is; the first by name where several say so.
+func (v *VIPs) ClusterIP(address netip.Addr) (service types.NamespacedName, is bool) {
+	for _, key := range v.owners.at(address) {
+		for _, one := range v.services[key] {
+			if one.whole && one.address.Addr() == address {
+				return key, true
+			}
+		}
+	}
+	return service, false
+}
+
 // vipsOf lists the addresses of a Service's services, sorted. A NodePort has none of its own.
 func vipsOf(services []compile.Service) []vip {
 	var vips []vip

@@ -19,7 +19,7 @@ import (
 // not what they were, and on those that failed before.
 func (m *Manager) converge(touched []int) {
 	m.mu.Lock()
-	m.wanted = m.wishes
+	m.primary = m.said
 	m.mu.Unlock()
 	view := m.look()
 	hadFailed := len(m.failed) > 0
@@ -29,13 +29,11 @@ func (m *Manager) converge(touched []int) {
 	for _, d := range inOrder(m.state.devices) {
 		m.note(d.index, m.serve(d, view, slices.Contains(touched, d.index)))
 	}
-	if m.wanted.primary != nil || !m.options.NodePorts.Primary {
-		addresses := nodePortAddresses(m.state.devices, view.roles, m.options.NodePorts, m.wanted.primary)
+	if m.primary != nil || !m.options.NodePorts.Primary {
+		addresses := nodePortAddresses(m.state.devices, view.roles, m.options.NodePorts, m.primary)
 		m.note(ofNode, m.records.setAddresses(addresses))
 	}
-	if m.wanted.located {
-		m.hops.want(m.wanted.backends, resolvable(m.state.devices, view.roles))
-	}
+	m.hops.use(resolvable(m.state.devices, view.roles), touched)
 	m.scheduleRetry(hadFailed)
 	m.publish(view)
 }
@@ -221,7 +219,7 @@ func (m *Manager) findProblems(view picture) []compile.Problem {
 			Message: fmt.Sprintf("--devices names %s, and there is no such device: waiting for it", pattern),
 		})
 	}
-	if m.options.NodePorts.Primary && m.wanted.primary == nil {
+	if m.options.NodePorts.Primary && m.primary == nil {
 		problems = append(problems, compile.Problem{
 			Object: "Node", Reason: "NodeAddressUnknown",
 			Message: "--nodeport-addresses is primary, and Node.status has no InternalIP yet: NodePorts answer where they did before",

@@ -64,19 +64,12 @@ type Manager struct {
 	failed   map[int]error         // to be tried again
 	retryAt  time.Time
 	backoff  wait.Backoff
-	wanted   wishes // as of the last round
+	primary  []netip.Addr // as of the last round
 
 	mu       sync.Mutex
-	wishes   wishes
-	wished   chan struct{} // holds a token while wishes are new
+	said     []netip.Addr  // primary, as it was said last
+	heard    chan struct{} // holds a token while that is new
 	problems []compile.Problem
-}
-
-// wishes is what the agent has said last.
-type wishes struct {
-	primary  []netip.Addr
-	backends []netip.Addr
-	located  bool // backends has been said
 }
 
 // New looks at all devices of the calling thread's network namespace and subscribes to their changes. It fails if
@@ -92,7 +85,7 @@ func New(options Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		options: options, ready: make(chan struct{}), wished: make(chan struct{}, 1),
+		options: options, ready: make(chan struct{}), heard: make(chan struct{}, 1),
 		state:    state{devices: map[int]*device{}, edges: newEdges(last)},
 		records:  records,
 		attached: map[int]loader.Device{}, failed: map[int]error{}, backoff: freshBackoff(),
@@ -171,23 +164,21 @@ func (m *Manager) Ready() <-chan struct{} { return m.ready }
 
 // SetPrimary says what Node.status has as the node's addresses, in its order: NodePortAddresses.Primary needs them.
 func (m *Manager) SetPrimary(addresses []netip.Addr) {
-	m.wish(func(w *wishes) { w.primary = slices.Clone(addresses) })
-}
-
-// SetBackends says where backends are: the next hops toward those on other nodes are kept resolved.
-func (m *Manager) SetBackends(addresses []netip.Addr) {
-	m.wish(func(w *wishes) { w.backends, w.located = slices.Clone(addresses), true })
-}
-
-func (m *Manager) wish(change func(*wishes)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	change(&m.wishes)
+	if slices.Equal(m.said, addresses) {
+		return
+	}
+	m.said = slices.Clone(addresses)
 	select {
-	case m.wished <- struct{}{}:
+	case m.heard <- struct{}{}:
 	default:
 	}
 }
+
+// ChangeBackends says where backends of other nodes are that have come or, where it is false, left: the next hops toward
+// those that are there are kept resolved. Before the first call it is not known that there are none.
+func (m *Manager) ChangeBackends(backends map[netip.Addr]bool) { m.hops.follow(backends) }
 
 // Problems lists what is wrong with devices: named but not there, not attached.
 func (m *Manager) Problems() []compile.Problem {
@@ -223,7 +214,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			return nil
 		case <-retry:
 			m.converge(nil)
-		case <-m.wished:
+		case <-m.heard:
 			m.converge(nil)
 		case n := <-m.listener.heard:
 			touched, err := m.take(n)

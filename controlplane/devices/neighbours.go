@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -26,6 +27,9 @@ const (
 	neighbourProtocol = 0x77
 	// maxNeighbours bounds them: the kernel has room for 1024 entries (gc_thresh3), which are not all ours.
 	maxNeighbours = 512
+	// roundPause is the shortest time between two rounds; the longest part of the time that they take is 1/roundShare.
+	roundPause = time.Second
+	roundShare = 10
 )
 
 // Attributes of neighbour messages (linux/neighbour.h).
@@ -35,22 +39,36 @@ const (
 	ndaFlagsExt    = 15
 )
 
-// nextHop is a neighbour on a device.
+// nextHop is a neighbour on a device. It has no pointer in it: there is one for each backend.
 type nextHop struct {
-	ifindex int
-	addr    netip.Addr
+	ifindex int32
+	addr    weirmaps.Address
 }
 
-// neighbours keeps next hops resolved. It works beside Run, which must not wait for it.
+// router knows the next hop toward an address; a *routeTable does.
+type router interface {
+	toward(netip.Addr) (hop nextHop, found bool, err error)
+}
+
+// neighbours keeps next hops resolved. It works beside Run, which must not wait for it. What it does after a change
+// depends on what has changed, not on how many backends there are.
 type neighbours struct {
 	log    *zap.Logger
 	socket *nl.NetlinkSocket // of the network namespace, wherever its user runs
-	routes *netlink.Handle
+	heard  *nl.NetlinkSocket // tells of changes of routes
+	table  *routeTable
+	routes router // the table, but in tests
 
-	mu       sync.Mutex
-	backends []netip.Addr
-	devices  map[int]bool // of the node edge, with Ethernet headers
-	changed  chan struct{}
+	mu      sync.Mutex
+	news    news
+	told    map[int]bool  // the devices, as they were said last
+	changed chan struct{} // holds a token while there are news
+
+	// Owned by run.
+	devices  map[int]bool                 // of the node edge, with Ethernet headers, that are up
+	backends map[weirmaps.Address]nextHop // on these; the zero one: there is none
+	hops     map[nextHop]int              // how many backends they lead to
+	managed  map[nextHop]bool             // of the hops, at most maxNeighbours
 }
 
 // newNeighbours opens what is needed in the calling thread's network namespace.
@@ -59,98 +77,190 @@ func newNeighbours(log *zap.Logger) (*neighbours, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
-	routes, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	heard, err := listenRoutes()
 	if err != nil {
 		socket.Close()
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
+		return nil, err
 	}
-	return &neighbours{log: log, socket: socket, routes: routes, changed: make(chan struct{}, 1)}, nil
+	table, err := openRoutes()
+	if err != nil {
+		socket.Close()
+		heard.Close()
+		return nil, err
+	}
+	return &neighbours{
+		log: log, socket: socket, heard: heard, table: table, routes: table, changed: make(chan struct{}, 1),
+		backends: map[weirmaps.Address]nextHop{}, hops: map[nextHop]int{}, managed: map[nextHop]bool{},
+	}, nil
 }
 
 func (n *neighbours) close() {
 	n.socket.Close()
-	n.routes.Close()
+	n.heard.Close()
+	n.table.close()
 }
 
-// want says toward which backends next hops shall be kept resolved, on which devices.
-func (n *neighbours) want(backends []netip.Addr, devices map[int]bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if slices.Equal(n.backends, backends) && maps.Equal(n.devices, devices) {
-		return
-	}
-	n.backends, n.devices = backends, devices
-	select {
-	case n.changed <- struct{}{}:
-	default:
-	}
-}
-
-// run works until the context ends.
+// run works until the context ends. Changes that follow one another are dealt with together.
 func (n *neighbours) run(ctx context.Context) {
+	var listener sync.WaitGroup
+	listener.Go(func() { n.listen(ctx) })
+	defer listener.Wait()
+	defer n.heard.Close()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-n.changed:
 		}
-		n.mu.Lock()
-		backends, devices := n.backends, n.devices
-		n.mu.Unlock()
-		if err := n.converge(n.find(backends, devices)); err != nil {
+		begin := time.Now()
+		if err := n.round(n.take()); err != nil {
 			n.log.Warn("keep next hops resolved", zap.Error(err))
+			n.doubt()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(roundPause, roundShare*time.Since(begin))):
 		}
 	}
 }
 
-// find returns the next hops toward backends, as the kernel's routes have them now.
-func (n *neighbours) find(backends []netip.Addr, devices map[int]bool) map[nextHop]bool {
-	hops := map[nextHop]bool{}
-	for _, backend := range backends {
-		routes, err := n.routes.RouteGet(backend.AsSlice())
-		if err != nil || len(routes) == 0 {
-			continue // there is no route: nothing to resolve
+// round deals with news. Until it is known where backends are, and which devices there are, nothing is done: what a
+// predecessor manages stays.
+func (n *neighbours) round(news news) error {
+	if news.devices != nil {
+		n.devices = news.devices
+	}
+	for address, came := range news.backends {
+		if came {
+			n.backends[address] = nextHop{}
+		} else {
+			n.leave(address)
 		}
-		hop := hopOf(routes[0], backend)
-		if !devices[hop.ifindex] || len(hops) >= maxNeighbours {
+	}
+	if !news.located || n.devices == nil {
+		return nil
+	}
+	if err := n.lookAgain(news); err != nil {
+		return err
+	}
+	return n.converge()
+}
+
+// lookAgain finds the next hops toward those backends for which they may be others.
+func (n *neighbours) lookAgain(news news) error {
+	if news.anew {
+		return n.lookAll(func(netip.Addr) bool { return true })
+	}
+	for address, came := range news.backends {
+		if !came {
 			continue
 		}
-		hops[hop] = true
+		if err := n.look(address); err != nil {
+			return err
+		}
 	}
-	return hops
+	var wide []netip.Prefix
+	for prefix := range news.prefixes {
+		address := weirmaps.AddressOf(prefix.Addr())
+		if _, known := n.backends[address]; known && prefix.IsSingleIP() {
+			if err := n.look(address); err != nil {
+				return err
+			}
+		}
+		if !prefix.IsSingleIP() {
+			wide = append(wide, prefix)
+		}
+	}
+	if len(wide) == 0 {
+		return nil
+	}
+	return n.lookAll(func(address netip.Addr) bool {
+		return slices.ContainsFunc(wide, func(prefix netip.Prefix) bool { return prefix.Contains(address) })
+	})
 }
 
-// hopOf returns the next hop of a route to an address.
-func hopOf(route netlink.Route, to netip.Addr) nextHop {
-	hop := nextHop{ifindex: route.LinkIndex, addr: to}
-	gateway := route.Gw
-	if via, ok := route.Via.(*netlink.Via); ok {
-		gateway = via.Addr
+// lookAll finds the next hops toward many backends.
+func (n *neighbours) lookAll(these func(netip.Addr) bool) error {
+	for address := range n.backends {
+		if !these(address.Addr()) {
+			continue
+		}
+		if err := n.look(address); err != nil {
+			return err
+		}
 	}
-	if addr, ok := netip.AddrFromSlice(gateway); ok && !addr.IsUnspecified() {
-		hop.addr = addr.Unmap()
-	}
-	return hop
+	return nil
 }
 
-// converge makes the kernel manage these next hops, and no others for us.
-func (n *neighbours) converge(wanted map[nextHop]bool) error {
+// look finds the next hop toward a backend.
+func (n *neighbours) look(address weirmaps.Address) error {
+	hop, found, err := n.routes.toward(address.Addr())
+	if err != nil {
+		return err
+	}
+	if !found || !n.devices[int(hop.ifindex)] {
+		hop = nextHop{}
+	}
+	if hop == n.backends[address] {
+		return nil
+	}
+	n.leave(address)
+	n.backends[address] = hop
+	if hop != (nextHop{}) {
+		n.hops[hop]++
+	}
+	return nil
+}
+
+// leave forgets a backend.
+func (n *neighbours) leave(address weirmaps.Address) {
+	hop := n.backends[address]
+	delete(n.backends, address)
+	if hop == (nextHop{}) {
+		return
+	}
+	if n.hops[hop]--; n.hops[hop] == 0 {
+		delete(n.hops, hop)
+	}
+}
+
+// converge makes the kernel manage the next hops that are wanted, and no others for us. Where they are too many, those that
+// it manages already go on.
+func (n *neighbours) converge() error {
 	entries, err := n.list()
 	if err != nil {
 		return err
 	}
+	n.choose(entries)
 	var failed error
-	for hop := range wanted {
+	for hop := range n.managed {
 		if entry, known := entries[hop]; !known || !entry.ours && !entry.fixed {
 			failed = errors.Join(failed, n.set(hop, true))
 		}
 	}
 	for hop, entry := range entries {
-		if entry.ours && !wanted[hop] {
+		if entry.ours && !n.managed[hop] {
 			failed = errors.Join(failed, n.set(hop, false))
 		}
 	}
 	return failed
+}
+
+// choose brings up to date which next hops are to be managed.
+func (n *neighbours) choose(entries map[nextHop]entry) {
+	maps.DeleteFunc(n.managed, func(hop nextHop, _ bool) bool { return n.hops[hop] == 0 })
+	for hop, entry := range entries {
+		if entry.ours && n.hops[hop] > 0 && len(n.managed) < maxNeighbours {
+			n.managed[hop] = true
+		}
+	}
+	for hop := range n.hops {
+		if len(n.managed) >= min(maxNeighbours, len(n.hops)) {
+			return
+		}
+		n.managed[hop] = true
+	}
 }
 
 // entry is a neighbour entry of the kernel.
@@ -179,7 +289,7 @@ func (n *neighbours) list() (map[nextHop]entry, error) {
 		}
 		ours := protocolOf(message) == neighbourProtocol
 		managed := found.FlagsExt&netlink.NTF_EXT_MANAGED != 0
-		entries[nextHop{found.LinkIndex, addr.Unmap()}] = entry{
+		entries[nextHop{int32(found.LinkIndex), weirmaps.AddressOf(addr.Unmap())}] = entry{
 			ours:  ours,
 			fixed: found.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 || managed && !ours,
 		}
@@ -206,8 +316,8 @@ const sizeofNdmsg = 12
 
 // set begins or ends the management of a next hop. One that is given up stays as any other entry of the kernel.
 func (n *neighbours) set(hop nextHop, managed bool) error {
-	family := uint8(unix.AF_INET)
-	if hop.addr.Is6() {
+	family, address := uint8(unix.AF_INET), hop.addr.Addr()
+	if address.Is6() {
 		family = unix.AF_INET6
 	}
 	protocol, flags := byte(unix.RTPROT_KERNEL), uint32(0)
@@ -216,12 +326,12 @@ func (n *neighbours) set(hop nextHop, managed bool) error {
 	}
 	request := n.request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
 	request.AddData(&netlink.Ndmsg{Family: family, Index: uint32(hop.ifindex), Flags: netlink.NTF_USE})
-	request.AddData(nl.NewRtAttr(ndaDestination, hop.addr.AsSlice()))
+	request.AddData(nl.NewRtAttr(ndaDestination, address.AsSlice()))
 	request.AddData(nl.NewRtAttr(ndaProtocol, []byte{protocol}))
 	request.AddData(nl.NewRtAttr(ndaFlagsExt, nl.Uint32Attr(flags)))
 	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
 	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("manage the neighbour %s on device %d: %w", hop.addr, hop.ifindex, err)
+		return fmt.Errorf("manage the neighbour %s on device %d: %w", address, hop.ifindex, err)
 	}
 	return nil
 }
@@ -240,15 +350,15 @@ func ForgetNeighbours() error {
 		return err
 	}
 	defer n.close()
-	return n.converge(nil)
+	return n.converge()
 }
 
-// resolvable returns the devices on which there are neighbours to resolve.
+// resolvable returns the devices on which there are neighbours to resolve: those that are up.
 func resolvable(devices map[int]*device, roles map[int]role) map[int]bool {
 	found := map[int]bool{}
 	for index, d := range devices {
 		master := devices[d.master]
-		if d.header() != headerEthernet || roles[index].edge != weirmaps.EdgeNode && d.kind != "bridge" {
+		if !d.up || d.header() != headerEthernet || roles[index].edge != weirmaps.EdgeNode && d.kind != "bridge" {
 			continue
 		}
 		found[index] = master == nil || !master.bridges()

@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"iter"
 	"net/http"
 	"strconv"
 	"time"
@@ -29,7 +30,7 @@ type State struct {
 
 	Changes store.Changes // that were taken in
 	Waiting store.Changes // of those, the ones that the maps do not hold
-	All     []compile.Service
+	All     iter.Seq[compile.Service]
 }
 
 // Metrics are those of one agent.
@@ -177,7 +178,7 @@ func collectTimes(out chan<- prometheus.Metric, state State) {
 }
 
 // collectNoLocal counts the services that a policy leaves without a backend here, though the cluster has some.
-func collectNoLocal(out chan<- prometheus.Metric, all []compile.Service) {
+func collectNoLocal(out chan<- prometheus.Metric, all iter.Seq[compile.Service]) {
 	type policy struct {
 		name   string
 		family compile.Family
@@ -186,7 +187,7 @@ func collectNoLocal(out chan<- prometheus.Metric, all []compile.Service) {
 	for _, family := range families {
 		counts[policy{"internal", family}], counts[policy{"external", family}] = 0, 0
 	}
-	for _, service := range all {
+	for service := range all {
 		switch {
 		case service.NoEndpoints:
 		case service.ID.Scope == compile.ScopeExternal && len(service.Outside) == 0:

@@ -31,13 +31,13 @@ func TestNoLocalEndpoints(t *testing.T) {
 		return compile.ID{Scope: scope, Family: family}
 	}
 	m := New("v1", nothing{}, func() State {
-		return State{All: []compile.Service{
+		return State{All: slices.Values([]compile.Service{
 			{ID: id(compile.ScopeAll, compile.IPv4)},                                         // internal
 			{ID: id(compile.ScopeAll, compile.IPv4), NoEndpoints: true},                      // none anywhere
 			{ID: id(compile.ScopeAll, compile.IPv6), Inside: backend},                        // fine
 			{ID: id(compile.ScopeExternal, compile.IPv6), Inside: backend},                   // external
 			{ID: id(compile.ScopeExternal, compile.IPv6), Inside: backend, Outside: backend}, // fine
-		}}
+		})}
 	})
 	text := scrape(t, m)
 	for labels, want := range map[string]int{
@@ -54,7 +54,7 @@ func TestNoLocalEndpoints(t *testing.T) {
 // TestChanges: the names that dashboards query for what waits.
 func TestChanges(t *testing.T) {
 	m := New("v1", nothing{}, func() State {
-		return State{Changes: store.Changes{Services: 12, Slices: 34}, Waiting: store.Changes{Services: 1, Slices: 2}}
+		return State{All: slices.Values([]compile.Service(nil)), Changes: store.Changes{Services: 12, Slices: 34}, Waiting: store.Changes{Services: 1, Slices: 2}}
 	})
 	text := scrape(t, m)
 	for _, line := range []string{

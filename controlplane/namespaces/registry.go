@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	weirmaps "github.com/weir-lb/weir/maps"
@@ -39,6 +39,9 @@ var afterTouch = []time.Duration{200 * time.Millisecond, time.Second, 3 * time.S
 type Options struct {
 	Set *weirmaps.Set
 	Log *zap.Logger
+
+	// ClusterIP returns the Service whose ClusterIP an address is. Nil: nobody's is.
+	ClusterIP func(address netip.Addr) (service types.NamespacedName, is bool)
 
 	// CgroupRoot is where the cgroups of pods are looked for; empty: nowhere.
 	CgroupRoot string
@@ -61,9 +64,8 @@ type Registry struct {
 	mu       sync.Mutex
 	given    *[]compile.Pod // pods are these; nil before the first
 	pods     pods
-	touched  chan struct{}         // holds a token when devices have come
-	vips     map[netip.Addr]string // ClusterIPs, with their Services
-	repod    chan struct{}         // holds a token when the pods are others
+	touched  chan struct{} // holds a token when devices have come
+	repod    chan struct{} // holds a token when the pods are others
 	problems []compile.Problem
 }
 
@@ -100,15 +102,8 @@ func (r *Registry) SetPods(all []compile.Pod) {
 	}
 }
 
-// SetClusterIPs says which addresses are ClusterIPs, and of which Services.
-func (r *Registry) SetClusterIPs(vips map[netip.Addr]string) {
-	r.mu.Lock()
-	same := maps.Equal(vips, r.vips)
-	r.vips = vips
-	r.mu.Unlock()
-	if same {
-		return
-	}
+// TouchClusterIPs says that others may be ClusterIPs.
+func (r *Registry) TouchClusterIPs() {
 	r.looking.Lock()
 	defer r.looking.Unlock()
 	if r.found == nil {
@@ -117,7 +112,8 @@ func (r *Registry) SetClusterIPs(vips map[netip.Addr]string) {
 	r.mu.Lock()
 	pods := r.pods
 	r.mu.Unlock()
-	r.report(pods, vips, r.writeVIPs(vips))
+	local := r.localVIPs()
+	r.report(pods, local[r.node], r.writeVIPs(local))
 }
 
 // Touch says that namespaces may have come or gone.
@@ -198,11 +194,12 @@ func (r *Registry) look() time.Duration {
 	})
 	r.found = found
 	r.mu.Lock()
-	pods, vips := r.pods, r.vips
+	pods := r.pods
 	r.mu.Unlock()
 	r.cgroups = findCgroups(r.options.CgroupRoot, pods.host)
-	failed = errors.Join(failed, r.write(pods), r.writeVIPs(vips))
-	r.report(pods, vips, failed)
+	local := r.localVIPs()
+	failed = errors.Join(failed, r.write(pods), r.writeVIPs(local))
+	r.report(pods, local[r.node], failed)
 	return time.Since(begin)
 }
 
@@ -218,26 +215,40 @@ func (r *Registry) write(pods pods) error {
 	return r.records.setNamespaces(r.wanted(pods))
 }
 
-// writeVIPs brings the map local_vips up to date.
-func (r *Registry) writeVIPs(vips map[netip.Addr]string) error {
-	wanted := map[weirmaps.LocalVIP]uint32{}
+// localVIP is a ClusterIP that is an address of a namespace.
+type localVIP struct {
+	address netip.Addr
+	device  int
+	service string
+}
+
+// localVIPs returns the ClusterIPs that are addresses of namespaces, by their cookies, in order.
+func (r *Registry) localVIPs() map[uint64][]localVIP {
+	local := map[uint64][]localVIP{}
+	if r.options.ClusterIP == nil {
+		return local
+	}
 	for _, n := range r.found {
-		for address, device := range n.localVIPs(vips) {
-			wanted[weirmaps.LocalVIP{Cookie: n.cookie, Address: weirmaps.AddressOf(address)}] = uint32(device)
+		for address, device := range n.addresses {
+			service, is := r.options.ClusterIP(address)
+			if is && device != n.ipvs {
+				local[n.cookie] = append(local[n.cookie], localVIP{address, device, service.String()})
+			}
+		}
+		slices.SortFunc(local[n.cookie], func(a, b localVIP) int { return a.address.Compare(b.address) })
+	}
+	return local
+}
+
+// writeVIPs brings the map local_vips up to date.
+func (r *Registry) writeVIPs(local map[uint64][]localVIP) error {
+	wanted := map[weirmaps.LocalVIP]uint32{}
+	for cookie, vips := range local {
+		for _, vip := range vips {
+			wanted[weirmaps.LocalVIP{Cookie: cookie, Address: weirmaps.AddressOf(vip.address)}] = uint32(vip.device)
 		}
 	}
 	return r.records.setVIPs(wanted)
-}
-
-// localVIPs returns the ClusterIPs that are addresses of a namespace, with their devices.
-func (n namespace) localVIPs(vips map[netip.Addr]string) map[netip.Addr]int {
-	local := map[netip.Addr]int{}
-	for address, device := range n.addresses {
-		if _, is := vips[address]; is && device != n.ipvs {
-			local[address] = device
-		}
-	}
-	return local
 }
 
 // wanted is what the map namespaces shall hold. A namespace that comes while a pod is awaited whose sockets are to be
@@ -280,8 +291,8 @@ func (r *Registry) flags(n namespace, pods pods, awaited bool, unsure map[uint64
 	return 0
 }
 
-// report tells what is wrong.
-func (r *Registry) report(pods pods, vips map[netip.Addr]string, failed error) {
+// report tells what is wrong. Local are the ClusterIPs that are addresses of the node.
+func (r *Registry) report(pods pods, local []localVIP, failed error) {
 	var problems []compile.Problem
 	if failed != nil {
 		problems = append(problems, compile.Problem{Object: "Node", Reason: "NamespacesNotKnown", Message: failed.Error()})
@@ -291,10 +302,8 @@ func (r *Registry) report(pods pods, vips map[netip.Addr]string, failed error) {
 			problems = append(problems, problemCgroup(pod, r.options.CgroupRoot))
 		}
 	}
-	for _, n := range r.found {
-		if n.cookie == r.node {
-			problems = append(problems, problemsLocal(n.localVIPs(vips), vips)...)
-		}
+	for _, vip := range local {
+		problems = append(problems, problemLocal(vip))
 	}
 	r.mu.Lock()
 	changed := !slices.Equal(problems, r.problems)
@@ -311,14 +320,10 @@ func (r *Registry) report(pods pods, vips map[netip.Addr]string, failed error) {
 	}
 }
 
-// problemsLocal says which ClusterIPs are addresses of the node, in their order.
-func problemsLocal(local map[netip.Addr]int, vips map[netip.Addr]string) []compile.Problem {
-	var problems []compile.Problem
-	for _, address := range slices.SortedFunc(maps.Keys(local), netip.Addr.Compare) {
-		problems = append(problems, compile.Problem{
-			Object: "Service " + vips[address], Reason: "ClusterIPLocal",
-			Message: fmt.Sprintf("its ClusterIP %s is also an address of the node itself: where a socket listens on exactly that address, as NodeLocal DNSCache does, that socket answers the node's processes and pods, not the Service", address),
-		})
+// problemLocal says that a ClusterIP is an address of the node.
+func problemLocal(vip localVIP) compile.Problem {
+	return compile.Problem{
+		Object: "Service " + vip.service, Reason: "ClusterIPLocal",
+		Message: fmt.Sprintf("its ClusterIP %s is also an address of the node itself: where a socket listens on exactly that address, as NodeLocal DNSCache does, that socket answers the node's processes and pods, not the Service", vip.address),
 	}
-	return problems
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/zap/zaptest"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	weirmaps "github.com/weir-lb/weir/maps"
@@ -108,6 +109,39 @@ func TestLook(t *testing.T) {
 	r.look()
 	if _, found := record(t, set, mounted); found {
 		t.Error("a namespace that has gone is still there")
+	}
+}
+
+// TestLocalVIPs writes down which ClusterIPs are addresses of a namespace, and forgets them when they are none.
+func TestLocalVIPs(t *testing.T) {
+	set := newSet(t)
+	asked, service := netip.MustParseAddr("192.0.2.53"), types.NamespacedName{Namespace: "kube-system", Name: "dns"}
+	taken := true
+	r, err := New(Options{Set: set, Log: zaptest.NewLogger(t), ClusterIP: func(address netip.Addr) (types.NamespacedName, bool) {
+		return service, taken && address == asked
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookie := newNamed(t, 1, "192.0.2.53/24")
+	r.TouchClusterIPs() // before the first look there is nothing to say
+	written := func() bool {
+		var device uint32
+		return set.LocalVIPs.Lookup(&weirmaps.LocalVIP{Cookie: cookie, Address: weirmaps.AddressOf(asked)}, &device) == nil && device > 0
+	}
+	if r.look(); !written() {
+		t.Error("the ClusterIP of a namespace is not in the map")
+	}
+	taken = false
+	if r.TouchClusterIPs(); written() {
+		t.Error("an address that is no ClusterIP any more is in the map")
+	}
+	taken = true
+	if r.TouchClusterIPs(); !written() {
+		t.Error("an address that has become a ClusterIP is not in the map")
+	}
+	if len(r.Problems()) > 0 {
+		t.Errorf("what another namespace has is no problem of the node's: %v", r.Problems())
 	}
 }
 

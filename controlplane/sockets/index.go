@@ -9,33 +9,17 @@ import (
 	weirmaps "github.com/weir-lb/weir/maps"
 )
 
-// destination is what an application connects to.
-type destination struct {
-	protocol compile.Protocol
-	address  netip.AddrPort
-}
-
-// index finds services by their frontends.
-type index struct {
-	services []compile.Service
-	by       map[destination]int
-	tcp      bool // some service ends connections
-}
-
-func newIndex(services []compile.Service) index {
-	i := index{services: services, by: map[destination]int{}}
-	for at, service := range services {
-		for _, frontend := range service.Frontends {
-			i.by[destination{service.ID.Protocol, frontend.Address}] = at
-		}
-		i.tcp = i.tcp || service.RemovedEndpoints.End
-	}
-	return i
+// Services are those that the maps shall hold; a *controlplane.Controller has them.
+type Services interface {
+	// Find returns the service that has a frontend.
+	Find(address netip.AddrPort, protocol compile.Protocol) (service compile.Service, known bool)
+	// EndsTCP tells whether there is a service whose TCP connections end with their endpoint.
+	EndsTCP() bool
 }
 
 // protocols are those whose sockets are looked at.
-func (i index) protocols() []compile.Protocol {
-	if i.tcp {
+func protocols(services Services) []compile.Protocol {
+	if services.EndsTCP() {
 		return []compile.Protocol{compile.UDP, compile.TCP}
 	}
 	return []compile.Protocol{compile.UDP}
@@ -43,9 +27,9 @@ func (i index) protocols() []compile.Protocol {
 
 // ends tells whether a connected socket is to be closed, and after which time. UDP sockets are, when their backend has
 // left the service, or the service is gone; those of TCP where the service asks for it.
-func (i index) ends(protocol compile.Protocol, peer weirmaps.SocketPeer) (end bool, after time.Duration) {
+func ends(services Services, protocol compile.Protocol, peer weirmaps.SocketPeer) (end bool, after time.Duration) {
 	frontend := netip.AddrPortFrom(peer.Frontend.Addr(), peer.FrontendPort)
-	service, known := i.find(protocol, frontend)
+	service, known := find(services, protocol, frontend)
 	if !known {
 		return protocol == compile.UDP, 0
 	}
@@ -60,17 +44,13 @@ func (i index) ends(protocol compile.Protocol, peer weirmaps.SocketPeer) (end bo
 }
 
 // find returns the service of a frontend, which may be a NodePort on any address of the node.
-func (i index) find(protocol compile.Protocol, frontend netip.AddrPort) (service compile.Service, known bool) {
-	at, known := i.by[destination{protocol, frontend}]
-	if !known {
-		unspecified := netip.IPv4Unspecified()
-		if frontend.Addr().Is6() {
-			unspecified = netip.IPv6Unspecified()
-		}
-		at, known = i.by[destination{protocol, netip.AddrPortFrom(unspecified, frontend.Port())}]
+func find(services Services, protocol compile.Protocol, frontend netip.AddrPort) (service compile.Service, known bool) {
+	if service, known = services.Find(frontend, protocol); known {
+		return service, true
 	}
-	if !known {
-		return service, false
+	unspecified := netip.IPv4Unspecified()
+	if frontend.Addr().Is6() {
+		unspecified = netip.IPv6Unspecified()
 	}
-	return i.services[at], true
+	return services.Find(netip.AddrPortFrom(unspecified, frontend.Port()), protocol)
 }

@@ -12,7 +12,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/loader"
 )
 
@@ -33,7 +32,7 @@ type Kernel interface {
 type Options struct {
 	Kernel   Kernel
 	Visit    func(func() error) error // calls in every network namespace
-	Services func() []compile.Service // as the maps have them
+	Services Services
 	Log      *zap.Logger
 }
 
@@ -93,12 +92,11 @@ func (c *Closer) Run(ctx context.Context) error {
 
 // look closes what is to be closed, and returns when there will be more; 0: nothing is known of.
 func (c *Closer) look(now time.Time) (due time.Duration, err error) {
-	services := newIndex(c.options.Services())
-	closed := 0
+	services, closed := c.options.Services, 0
 	since := map[uint64]time.Time{}
 	err = c.options.Visit(func() error {
 		var failed error
-		for _, protocol := range services.protocols() {
+		for _, protocol := range protocols(services) {
 			listed, err := c.options.Kernel.List(int(protocol))
 			if err != nil {
 				failed = errors.Join(failed, err)
@@ -106,7 +104,7 @@ func (c *Closer) look(now time.Time) (due time.Duration, err error) {
 			}
 			var cookies []uint64
 			for _, socket := range listed {
-				end, after := services.ends(protocol, socket.Peer)
+				end, after := ends(services, protocol, socket.Peer)
 				if !end {
 					continue
 				}

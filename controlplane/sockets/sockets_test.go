@@ -28,6 +28,22 @@ func (k *kernel) Destroy(_ int, cookies []uint64) error {
 	return nil
 }
 
+// some are Services.
+type some []compile.Service
+
+func (s some) Find(address netip.AddrPort, protocol compile.Protocol) (service compile.Service, known bool) {
+	for _, one := range s {
+		if one.ID.Protocol == protocol && slices.Contains(one.Frontends, compile.Frontend{Address: address}) {
+			return one, true
+		}
+	}
+	return service, false
+}
+
+func (s some) EndsTCP() bool {
+	return slices.ContainsFunc(s, func(one compile.Service) bool { return one.RemovedEndpoints.End })
+}
+
 func connected(cookie uint64, frontend, backend string) loader.ConnectedSocket {
 	f, b := netip.MustParseAddrPort(frontend), netip.MustParseAddrPort(backend)
 	return loader.ConnectedSocket{Cookie: cookie, Peer: weirmaps.SocketPeer{
@@ -71,13 +87,11 @@ func TestLook(t *testing.T) {
 	keep := compile.RemovedEndpoints{}
 	c := New(Options{
 		Kernel: k, Log: zaptest.NewLogger(t), Visit: func(f func() error) error { return f() },
-		Services: func() []compile.Service {
-			return []compile.Service{
-				service(compile.UDP, keep, "10.96.0.1:53", "10.1.1.1:53"), service(compile.UDP, keep, "10.96.0.2:53", "10.1.1.2:53"),
-				service(compile.UDP, keep, "0.0.0.0:30053", "10.1.1.1:53"), service(compile.UDP, keep, "[fd00:96::1]:53", "[fd00:10::1]:53"),
-				service(compile.UDP, keep, "[::]:30053", "[fd00::1]:53"), service(compile.TCP, keep, "10.96.0.1:80"),
-				service(compile.TCP, reset, "10.96.0.2:80"), service(compile.TCP, drain, "10.96.0.3:80"),
-			}
+		Services: some{
+			service(compile.UDP, keep, "10.96.0.1:53", "10.1.1.1:53"), service(compile.UDP, keep, "10.96.0.2:53", "10.1.1.2:53"),
+			service(compile.UDP, keep, "0.0.0.0:30053", "10.1.1.1:53"), service(compile.UDP, keep, "[fd00:96::1]:53", "[fd00:10::1]:53"),
+			service(compile.UDP, keep, "[::]:30053", "[fd00::1]:53"), service(compile.TCP, keep, "10.96.0.1:80"),
+			service(compile.TCP, reset, "10.96.0.2:80"), service(compile.TCP, drain, "10.96.0.3:80"),
 		},
 	})
 	now := time.Now()

@@ -79,7 +79,7 @@ type Store struct {
 	mu       sync.Mutex
 	services map[Key]*corev1.Service
 	slices   map[Key]*discoveryv1.EndpointSlice
-	byOwner  map[Key]map[string]*discoveryv1.EndpointSlice // by Service, then by the slice's name
+	byOwner  map[Key][]*discoveryv1.EndpointSlice // by Service, in order of their names: most have one
 	nodes    map[string]*corev1.Node
 	ranges   map[string]*networkingv1.ServiceCIDR
 	unowned  map[Key]struct{} // slices that name no Service
@@ -107,7 +107,7 @@ func New(gather time.Duration) *Store {
 		gather:   gather,
 		services: map[Key]*corev1.Service{},
 		slices:   map[Key]*discoveryv1.EndpointSlice{},
-		byOwner:  map[Key]map[string]*discoveryv1.EndpointSlice{},
+		byOwner:  map[Key][]*discoveryv1.EndpointSlice{},
 		nodes:    map[string]*corev1.Node{},
 		ranges:   map[string]*networkingv1.ServiceCIDR{},
 		unowned:  map[Key]struct{}{},
@@ -311,10 +311,8 @@ func (s *Store) setSlice(key Key, slice *discoveryv1.EndpointSlice, arrived time
 		s.unowned[key] = struct{}{}
 		return
 	}
-	if s.byOwner[owner] == nil {
-		s.byOwner[owner] = map[string]*discoveryv1.EndpointSlice{}
-	}
-	s.byOwner[owner][slice.Name] = slice
+	at, _ := slices.BinarySearchFunc(s.byOwner[owner], slice.Name, byName)
+	s.byOwner[owner] = slices.Insert(s.byOwner[owner], at, slice)
 	s.mark(owner, arrived)
 }
 
@@ -329,7 +327,10 @@ func (s *Store) dropSlice(key Key, slice *discoveryv1.EndpointSlice, arrived tim
 	if !owned {
 		return
 	}
-	delete(s.byOwner[owner], slice.Name)
+	at, there := slices.BinarySearchFunc(s.byOwner[owner], slice.Name, byName)
+	if there {
+		s.byOwner[owner] = slices.Delete(s.byOwner[owner], at, at+1)
+	}
 	if len(s.byOwner[owner]) == 0 {
 		delete(s.byOwner, owner)
 	}
@@ -424,12 +425,12 @@ func (s *Store) take() Work {
 }
 
 func (s *Store) item(key Key) Item {
-	item := Item{Key: key, Service: s.services[key], Arrived: s.dirty[key]}
-	for _, slice := range s.byOwner[key] {
-		item.Slices = append(item.Slices, slice)
-	}
-	slices.SortFunc(item.Slices, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
-	return item
+	return Item{Key: key, Service: s.services[key], Slices: slices.Clone(s.byOwner[key]), Arrived: s.dirty[key]}
+}
+
+// byName orders EndpointSlices.
+func byName(slice *discoveryv1.EndpointSlice, name string) int {
+	return strings.Compare(slice.Name, name)
 }
 
 // inOrder returns objects in order of their names.

@@ -14,11 +14,11 @@ var switches = map[compile.Family]string{
 	compile.IPv6: "net/ipv6/conf/all/forwarding",
 }
 
-// forwarding tells where the node forwards nothing, of the families that have services.
-func forwarding(services []compile.Service) ([]compile.Problem, error) {
+// forwarding tells where the node forwards nothing, of the families that are served.
+func forwarding(families map[compile.Family]bool) ([]compile.Problem, error) {
 	var problems []compile.Problem
 	for _, family := range []compile.Family{compile.IPv4, compile.IPv6} {
-		if !hasFamily(services, family) {
+		if !families[family] {
 			continue
 		}
 		content, err := os.ReadFile("/proc/sys/" + switches[family])
@@ -35,13 +35,4 @@ func forwarding(services []compile.Service) ([]compile.Problem, error) {
 		})
 	}
 	return problems, nil
-}
-
-func hasFamily(services []compile.Service, family compile.Family) bool {
-	for _, service := range services {
-		if service.ID.Family == family {
-			return true
-		}
-	}
-	return false
 }

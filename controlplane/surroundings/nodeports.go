@@ -18,15 +18,7 @@ type port struct {
 }
 
 // nodePorts tells which NodePorts are also a process's, or a hostPort of a Pod: neither gets anything from outside any more.
-func nodePorts(services []compile.Service, pods []compile.Pod) ([]compile.Problem, error) {
-	owners := map[port]compile.ID{}
-	for _, service := range services {
-		for _, frontend := range service.Frontends {
-			if frontend.Kind == compile.NodePort {
-				owners[port{service.ID.Protocol, frontend.Address.Port()}] = service.ID
-			}
-		}
-	}
+func nodePorts(owners map[port]compile.ID, pods []compile.Pod) ([]compile.Problem, error) {
 	if len(owners) == 0 {
 		return nil, nil
 	}

@@ -5,6 +5,7 @@ package surroundings
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -23,8 +24,8 @@ const (
 
 // Options are what a Checker works with.
 type Options struct {
-	Services func() []compile.Service // that the maps shall hold
-	Pods     func() []compile.Pod     // of the node, as far as they are known
+	Services iter.Seq[compile.Service] // that the maps shall hold
+	Pods     func() []compile.Pod      // of the node, as far as they are known
 	Log      *zap.Logger
 }
 
@@ -69,12 +70,32 @@ func (c *Checker) Problems() []compile.Problem {
 
 // look looks once. What cannot be looked at is in the error.
 func (c *Checker) look(now time.Time) (problems []compile.Problem, err error) {
-	services := c.options.Services()
-	if len(services) == 0 {
+	services := served(c.options.Services)
+	if len(services.families) == 0 {
 		return nil, nil
 	}
-	problems, errForwarding := forwarding(services)
+	problems, errForwarding := forwarding(services.families)
 	dropping, errPolicies := c.policies(now)
-	taken, errPorts := nodePorts(services, c.options.Pods())
+	taken, errPorts := nodePorts(services.nodePorts, c.options.Pods())
 	return slices.Concat(problems, dropping, taken), errors.Join(errForwarding, errPolicies, errPorts)
+}
+
+// serving is what of the services the node may stand in the way of.
+type serving struct {
+	families  map[compile.Family]bool
+	nodePorts map[port]compile.ID
+}
+
+// served looks at all services.
+func served(services iter.Seq[compile.Service]) serving {
+	s := serving{families: map[compile.Family]bool{}, nodePorts: map[port]compile.ID{}}
+	for service := range services {
+		s.families[service.ID.Family] = true
+		for _, frontend := range service.Frontends {
+			if frontend.Kind == compile.NodePort {
+				s.nodePorts[port{service.ID.Protocol, frontend.Address.Port()}] = service.ID
+			}
+		}
+	}
+	return s
 }

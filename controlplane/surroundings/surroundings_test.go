@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +64,7 @@ func nodePort(protocol compile.Protocol, family compile.Family, number uint16) c
 func check(t *testing.T, pods []compile.Pod, services ...compile.Service) (expect func(what string, now time.Time, parts ...string)) {
 	t.Helper()
 	c := New(Options{
-		Services: func() []compile.Service { return services },
+		Services: slices.Values(services),
 		Pods:     func() []compile.Pod { return pods },
 		Log:      zap.NewNop(),
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -29,7 +30,7 @@ type Follower struct {
 	answers bool
 
 	mu       sync.Mutex
-	services map[compile.ID]map[netip.Addr]count
+	services map[compile.ID][]entry
 	wanted   map[netip.Addr]count
 	held     map[netip.Addr]uint32   // what the map holds
 	full     map[netip.Addr]struct{} // for which there was no room
@@ -37,6 +38,12 @@ type Follower struct {
 
 // count is how many Service ports have an address, and how many of them answer a ping from either side.
 type count struct{ ports, inside, outside int }
+
+// entry is what one Service port says of an address.
+type entry struct {
+	address netip.Addr
+	count   count
+}
 
 func (c count) plus(other count, by int) count {
 	return count{c.ports + by*other.ports, c.inside + by*other.inside, c.outside + by*other.outside}
@@ -110,15 +117,15 @@ func (f *Follower) read() error {
 	if err != nil {
 		return err
 	}
-	f.services, f.wanted = map[compile.ID]map[netip.Addr]count{}, map[netip.Addr]count{}
+	f.services, f.wanted = map[compile.ID][]entry{}, map[netip.Addr]count{}
 	f.held, f.full = held, map[netip.Addr]struct{}{}
 	return nil
 }
 
-// countsOf returns the addresses of a Service port. NodePorts have none of their own; a load balancer address that is
+// countsOf returns the addresses of a Service port, each once. NodePorts have none of their own; a load balancer address that is
 // not for everybody answers nobody's ping.
-func (f *Follower) countsOf(service compile.Service) map[netip.Addr]count {
-	counts := map[netip.Addr]count{}
+func (f *Follower) countsOf(service compile.Service) []entry {
+	var counts []entry
 	for _, frontend := range service.Frontends {
 		if frontend.Kind == compile.NodePort {
 			continue
@@ -127,23 +134,24 @@ func (f *Follower) countsOf(service compile.Service) map[netip.Addr]count {
 		if f.answers && !(service.Restricted && frontend.Kind == compile.LoadBalancer) {
 			c.inside, c.outside = min(len(service.Inside), 1), min(len(service.Outside), 1)
 		}
-		counts[frontend.Address.Addr()] = c
+		address := frontend.Address.Addr()
+		counts = append(slices.DeleteFunc(counts, func(e entry) bool { return e.address == address }), entry{address, c})
 	}
 	return counts
 }
 
 // replace makes the addresses of a Service port others.
-func (f *Follower) replace(id compile.ID, counts map[netip.Addr]count, touched map[netip.Addr]struct{}) {
-	add := func(counts map[netip.Addr]count, by int) {
-		for address, c := range counts {
-			f.wanted[address] = f.wanted[address].plus(c, by)
-			touched[address] = struct{}{}
+func (f *Follower) replace(id compile.ID, counts []entry, touched map[netip.Addr]struct{}) {
+	add := func(counts []entry, by int) {
+		for _, e := range counts {
+			f.wanted[e.address] = f.wanted[e.address].plus(e.count, by)
+			touched[e.address] = struct{}{}
 		}
 	}
 	add(counts, 1)
 	add(f.services[id], -1)
 	f.services[id] = counts
-	if counts == nil {
+	if len(counts) == 0 {
 		delete(f.services, id)
 	}
 }
