@@ -40,6 +40,12 @@ static __always_inline int reply_time_exceeded(struct packet *packet, struct dev
 	return packet_pass_up();
 }
 
+/* Fragments never get so far: packet_leave(). */
+static __always_inline int fragment_scratch(packet_context *context)
+{
+	return PACKET_PASS;
+}
+
 /* The stack takes answers to this host itself from tc. */
 static __always_inline int host_answer_scratch(packet_context *context)
 {

@@ -157,4 +157,15 @@ static __always_inline enum flow_result flow_lookup_embryo(struct packet *packet
 	return result == FLOW_MISS ? flow_moved(packet, view) : result;
 }
 
+/*
+ * Looks for the flow of a packet that is of no established one; or is a fragment, which has its ports only now, so
+ * that nobody has looked there yet.
+ */
+static __always_inline enum flow_result flow_lookup_begun(struct packet *packet, struct flow_view *view)
+{
+	if (!PACKET_IS_XDP && packet->fragment && flow_lookup(packet, view))
+		return FLOW_HIT;
+	return flow_lookup_embryo(packet, view);
+}
+
 #endif

@@ -15,6 +15,7 @@
 #include "device.h"
 #include "embryo.h"
 #include "host_packet.h"
+#include "leave.h"
 #include "move.h"
 #include "nat.h"
 #include "reject.h"
@@ -64,6 +65,12 @@ static __always_inline int host_drop(void)
 	return PACKET_DROP;
 }
 
+/* A fragment that is not to be translated. */
+static __always_inline int host_leave_fragment(const struct packet *packet)
+{
+	return host_strays(packet) ? host_drop() : fragment_leave();
+}
+
 /* What a route says that leads to no backend. */
 static __always_inline int host_refuse(struct packet *packet, struct device *device, enum route_result result,
 				       const struct route *route)
@@ -111,6 +118,8 @@ static __always_inline bool host_plan(struct packet *packet, struct device *devi
 static __always_inline int host_no_backend(struct packet *packet, struct device *device,
 					   const struct service *service)
 {
+	if (packet->fragment)
+		return host_leave_fragment(packet);
 	if (service->flags & SERVICE_NO_ENDPOINTS)
 		return reject(packet, device);
 	count(drop_no_local_endpoint);
@@ -148,6 +157,8 @@ static __always_inline int host_unclaimed(struct packet *packet, struct device *
 {
 	int use = packet_vip_use(packet);
 
+	if (packet->fragment)
+		return host_leave_fragment(packet);
 	if (use == CLUSTER_IP_UNALLOCATED) {
 		count(drop_unallocated);
 		return PACKET_DROP;
@@ -164,6 +175,8 @@ static __always_inline bool host_new(struct packet *packet, struct device *devic
 
 	if (packet->tagged || !tuple_is_of_hosts(&packet->key.tuple))
 		return flow_end(view, host_drop());
+	if (packet->fragment == FRAGMENT_LATER)
+		return flow_end(view, host_leave_fragment(packet));
 	switch (service_of_packet(packet, &service)) {
 	case SERVICE_NONE:
 		return flow_end(view, host_unclaimed(packet, device));

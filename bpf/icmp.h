@@ -174,6 +174,10 @@ __noinline int icmp_send_scratch(packet_context *context)
 
 	if (!scratch)
 		return PACKET_DROP;
+	if (scratch->packet.fragment == FRAGMENT_LATER) { /* nobody would know whose it is: RFC 1812, 4.3.2.7 */
+		count(drop_fragment);
+		return PACKET_DROP;
+	}
 	if (!icmp_within_rate(&scratch->errors)) {
 		count(icmp_limited);
 		return PACKET_DROP;

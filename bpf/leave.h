@@ -17,22 +17,37 @@
 			count(name); \
 	} while (0)
 
-/* A packet without ports. At tc an ICMP error about a packet of ours is looked for; XDP leaves that to tc. */
-static __always_inline int packet_leave_icmp(const struct packet *packet)
+/* ICMP, and fragments: at tc other functions go on with them, as `next` says. XDP leaves them to tc. */
+static __always_inline int packet_leave_to_tc(const struct packet *packet, int next)
 {
 	if (PACKET_IS_XDP)
 		return PACKET_PASS;
-	return scratch_save(packet) ? PACKET_ICMP : PACKET_DROP;
+	return scratch_save(packet) ? next : PACKET_DROP;
+}
+
+static __always_inline int fragment_leave(void)
+{
+	count_left(pass_fragment);
+	return PACKET_PASS;
+}
+
+/* Whether a packet to a frontend, of no flow, is a fragment without ports: the first has opened none. */
+static __always_inline bool fragment_is_stray(const struct packet *packet)
+{
+	if (PACKET_IS_XDP || packet->fragment != FRAGMENT_LATER)
+		return false;
+	count_left(pass_fragment);
+	return true;
 }
 
 static __always_inline int packet_leave(const struct packet *packet, enum parse_result result)
 {
 	if (result == PARSE_ICMP)
-		return packet_leave_icmp(packet);
+		return packet_leave_to_tc(packet, PACKET_ICMP);
+	if (result == PARSE_FRAGMENT)
+		return packet_leave_to_tc(packet, PACKET_FRAGMENT);
 	if (result == PARSE_TRUNCATED || result == PARSE_MALFORMED)
 		count_left(pass_malformed);
-	else if (result == PARSE_FRAGMENT)
-		count_left(pass_fragment);
 	else if (result == PARSE_EXTENSION)
 		count_left(pass_extension);
 	return PACKET_PASS;

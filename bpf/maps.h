@@ -209,6 +209,28 @@ struct {
 } last_move SEC(".maps");
 
 /*
+ * The ports of datagrams that come in fragments. Written and read by programs (fragment.h); an entry counts for two
+ * seconds, and is evicted when others are younger, which costs the datagram.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct fragment_key);
+	__type(value, struct datagram);
+	__uint(max_entries, 8192);
+} fragments SEC(".maps");
+
+/*
+ * Fragments that have come before the first of their datagram. Written and read by programs; an entry goes with the
+ * first, or is evicted when others are younger, which costs the datagram.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct held_key);
+	__type(value, struct held_fragment);
+	__uint(max_entries, 1024);
+} held_fragments SEC(".maps");
+
+/*
  * Connected sockets of the socket edge: what the application believes its peer to be. Written at connect(),
  * read by getpeername(), recvmsg() and the agent's search for sockets of removed backends; goes with the
  * socket.

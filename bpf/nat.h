@@ -48,6 +48,16 @@ static __always_inline bool nat_write_ports(struct packet *packet, const struct 
 	return true;
 }
 
+/* A fragment without the transport header has addresses alone. */
+static __always_inline bool nat_rewrite_later(struct packet *packet, const struct tuple *to, __u32 address_delta,
+					      bool forward)
+{
+	if (!packet->ipv6)
+		return nat_write_ipv4(packet, to, address_delta, forward);
+	packet_update_sum(packet, address_delta);
+	return nat_write_ipv6(packet, to, forward);
+}
+
 /*
  * `forward`: and does what a router owes a packet (RFC 1812, 5.3.1). False: the kernel refused; the packet may be
  * half written and must be dropped.
@@ -60,6 +70,8 @@ static __always_inline bool nat_rewrite(struct packet *packet, const struct tupl
 			     checksum_delta_address(&from->destination, &to->destination, packet->ipv6));
 	__u32 port_delta = checksum_sum(checksum_delta(tuple_ports(from), tuple_ports(to)));
 
+	if (!PACKET_IS_XDP && packet->fragment == FRAGMENT_LATER)
+		return nat_rewrite_later(packet, to, address_delta, forward);
 	if (!packet_update_checksum(packet, address_delta, port_delta))
 		return false;
 	if (packet->ipv6 ? !nat_write_ipv6(packet, to, forward) : !nat_write_ipv4(packet, to, address_delta, forward))

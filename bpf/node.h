@@ -20,13 +20,13 @@ static __noinline int node_known(packet_context *context)
 	if (!device)
 		return PACKET_PASS;
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
+	packet.ifindex = packet.tagged ? 0 : device_logical(device, packet_ifindex(context));
 	if (parsed != PARSE_OK)
 		return packet_leave(&packet, parsed);
 	if (!packet_is_for(&packet, device)) {
 		count_left(pass_not_for_us);
 		return PACKET_PASS;
 	}
-	packet.ifindex = packet.tagged ? 0 : device_logical(device, packet_ifindex(context));
 	if (flow_lookup(&packet, &view))
 		return node_translate(&packet, device, &view);
 	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
@@ -37,6 +37,8 @@ static __always_inline int node_arrive(packet_context *context)
 {
 	int verdict = node_known(context);
 
+	if (verdict == PACKET_FRAGMENT)
+		verdict = fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		verdict = node_embryo_scratch(context);
 	if (verdict == PACKET_BEGINS)

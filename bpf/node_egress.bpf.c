@@ -8,6 +8,7 @@
 
 #include "device.h"
 #include "flow.h"
+#include "fragment.h"
 #include "host.h"
 #include "icmp_echo.h"
 #include "icmp_quote.h"
@@ -82,7 +83,7 @@ __noinline int depart_begin_scratch(packet_context *context)
 
 	if (!scratch)
 		return PACKET_PASS;
-	switch (flow_lookup_embryo(&packet, &view)) {
+	switch (flow_lookup_begun(&packet, &view)) {
 	case FLOW_RETRY: /* what this host sends to a VIP is not tried elsewhere */
 	case FLOW_HIT:
 		if (flow_is_of_host(&view))
@@ -142,10 +143,43 @@ __noinline int depart_icmp_scratch(packet_context *context)
 	return depart_by(&packet, device, &view);
 }
 
+/* Whether a fragment that nothing is known of is one that this host sends to a VIP. */
+static __always_inline bool fragment_asks_vip(const struct packet *packet)
+{
+	if (packet->context->ingress_ifindex)
+		return false;
+	return bpf_map_lookup_elem(&vips, &packet->key.tuple.destination) || host_strays(packet);
+}
+
+/*
+ * Handles scratch->packet, a fragment. Returns PACKET_BEGINS where the scratch has it with its ports, or the verdict.
+ * None is waited for: what leaves the node comes from it, in order.
+ */
+__noinline int depart_fragment_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct fragment_key key = {};
+	struct packet packet = {};
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch_load(&packet, context, scratch);
+	if (!fragment_parse(&packet, &key))
+		return host_leave_fragment(&packet);
+	if (packet.fragment == FRAGMENT_FIRST) {
+		if (!fragment_parse_first(&packet))
+			return host_leave_fragment(&packet);
+		datagram_note(&key, &packet, DATAGRAM_KNOWN);
+	} else if (datagram_read(&key, &packet) != DATAGRAM_KNOWN) {
+		return fragment_asks_vip(&packet) ? fragment_drop() : fragment_leave();
+	}
+	return fragment_begins(&packet);
+}
+
 /* A packet that is not understood, or has no ports. */
 static __always_inline int depart_unread(const struct packet *packet, enum parse_result parsed)
 {
-	if (parsed != PARSE_ICMP && host_strays(packet))
+	if (parsed != PARSE_ICMP && parsed != PARSE_FRAGMENT && host_strays(packet))
 		return host_drop();
 	return packet_leave(packet, parsed);
 }
@@ -160,10 +194,10 @@ static __noinline int depart_known(packet_context *context)
 
 	if (!device)
 		return PACKET_PASS;
+	packet.ifindex = device_logical(device, packet_ifindex(context));
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
 	if (parsed != PARSE_OK)
 		return depart_unread(&packet, parsed);
-	packet.ifindex = device_logical(device, packet_ifindex(context));
 	if (flow_lookup(&packet, &view))
 		return flow_is_of_host(&view) ? packet_of_host(&packet) : depart_answer(&packet, device, &view);
 	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
@@ -174,6 +208,8 @@ int node_egress(struct __sk_buff *context)
 {
 	int verdict = depart_known(context);
 
+	if (verdict == PACKET_FRAGMENT)
+		verdict = depart_fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		verdict = depart_begin_scratch(context);
 	if (verdict == PACKET_ICMP)

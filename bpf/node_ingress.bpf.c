@@ -4,6 +4,7 @@
 
 #include "reject.h"
 #include "node_host.h"
+#include "fragment_wait.h"
 #include "node.h"
 #include "node_icmp.h"
 

@@ -9,6 +9,7 @@
 #include "access_packet.h"
 #include "cluster_ip_packet.h"
 #include "foreign.h"
+#include "leave.h"
 #include "masquerade.h"
 #include "node_translate.h"
 #include "service.h"
@@ -126,7 +127,7 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 	case SERVICE_FOUND:
 		break;
 	}
-	if (!tuple_is_of_hosts(&packet->key.tuple))
+	if (!tuple_is_of_hosts(&packet->key.tuple) || fragment_is_stray(packet))
 		return flow_end(view, PACKET_PASS);
 	if (packet_is_foreign(packet, view))
 		return false;
@@ -155,7 +156,7 @@ __noinline int node_embryo_scratch(packet_context *context)
 		return PACKET_PASS;
 	if (!packet_masquerade(&packet))
 		return packet_pass_up();
-	switch (flow_lookup_embryo(&packet, &view)) {
+	switch (flow_lookup_begun(&packet, &view)) {
 	case FLOW_REFUSED:
 		return PACKET_DROP;
 	case FLOW_MISS:

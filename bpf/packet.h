@@ -16,6 +16,7 @@
  *	packet_is_for(...)		whether its destination MAC is the device's or its master's
  *	packet_route_length(packet)	what the MTU of a route is compared with
  *	packet_update_checksum(...)	of the transport header, for changed addresses and ports
+ *	packet_update_sum(...)		of the whole packet, where a device has made one
  *	packet_can_send(...)		whether packet_send would do
  *	packet_send(...)		out by a route
  */
@@ -49,6 +50,13 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* What a packet is of a datagram. */
+enum fragment_part {
+	FRAGMENT_NONE = 0,
+	FRAGMENT_FIRST, /* with the transport header */
+	FRAGMENT_LATER, /* without */
+};
+
 struct packet {
 	packet_context *context;
 	struct flow_key key; /* its tuple, edge and protocol */
@@ -61,7 +69,8 @@ struct packet {
 	__u8 ttl;
 	__u8 tcp_flags;
 	bool ipv6;
-	__u8 tagged; /* a VLAN tag stands before the IP header */
+	__u8 tagged;   /* a VLAN tag stands before the IP header */
+	__u8 fragment; /* FRAGMENT_* */
 };
 
 enum parse_result {
@@ -77,8 +86,9 @@ enum parse_result {
 /* No verdicts: the packet lies in the scratch for whoever goes on with it. */
 #define PACKET_BEGINS 0x100 /* it is of no established flow */
 #define PACKET_ICMP 0x101
-#define PACKET_OF_HOST 0x102 /* between this host itself and a VIP: host.h, node_host.h */
-#define PACKET_MOVES 0x103   /* to come by another device: move.h */
+#define PACKET_OF_HOST 0x102  /* between this host itself and a VIP: host.h, node_host.h */
+#define PACKET_MOVES 0x103    /* to come by another device: move.h */
+#define PACKET_FRAGMENT 0x104 /* a fragment, whose ports are not known yet: fragment.h */
 
 struct vlan_header {
 	__be16 tci;

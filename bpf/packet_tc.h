@@ -112,6 +112,12 @@ static __always_inline bool packet_update_checksum(struct packet *packet, __u32 
 	return !bpf_l4_csum_replace(packet->context, offset, 0, port_delta, flags);
 }
 
+/* The sum that a device has made of the whole packet, where nothing in the packet makes up for what has changed. */
+static __always_inline void packet_update_sum(struct packet *packet, __u32 delta)
+{
+	bpf_csum_update(packet->context, delta);
+}
+
 static __always_inline bool packet_can_send(const struct packet *packet, enum route_result result,
 					    const struct route *route)
 {

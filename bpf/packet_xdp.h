@@ -101,6 +101,11 @@ static __always_inline bool packet_update_checksum(struct packet *packet, __u32 
 	return true;
 }
 
+/* There is none. */
+static __always_inline void packet_update_sum(struct packet *packet, __u32 delta)
+{
+}
+
 /* What XDP cannot do goes up unchanged: no MAC yet, a target without XDP of ours, a VLAN device. */
 static __always_inline bool packet_can_send(const struct packet *packet, enum route_result result,
 					    const struct route *route)

@@ -5,6 +5,7 @@
 
 #include "device.h"
 #include "flow.h"
+#include "fragment_wait.h"
 #include "icmp_quote.h"
 #include "leave.h"
 #include "nat.h"
@@ -32,7 +33,7 @@ __noinline int pod_answer_scratch(packet_context *context)
 	if (!scratch)
 		return PACKET_DROP;
 	scratch_load(&packet, context, scratch);
-	if (flow_lookup_embryo(&packet, &view) != FLOW_HIT)
+	if (flow_lookup_begun(&packet, &view) != FLOW_HIT)
 		return PACKET_PASS;
 	if (answer_is_lost(&view, FLOW_STACK))
 		return refuse_lost(&packet);
@@ -82,6 +83,8 @@ int pod_egress(struct __sk_buff *context)
 {
 	int verdict = pod_answer_known(context);
 
+	if (verdict == PACKET_FRAGMENT)
+		verdict = fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		return pod_answer_scratch(context);
 	return verdict == PACKET_ICMP ? pod_answer_icmp_scratch(context) : verdict;

@@ -10,6 +10,7 @@
 #include "cluster_ip_packet.h"
 #include "device.h"
 #include "foreign.h"
+#include "fragment_wait.h"
 #include "icmp_echo.h"
 #include "icmp_quote.h"
 #include "leave.h"
@@ -137,7 +138,8 @@ static __always_inline bool pod_new(struct packet *packet, struct device *device
 	case SERVICE_FOUND:
 		break;
 	}
-	if (!tuple_is_of_hosts(&packet->key.tuple) || pod_finds_local_listener(packet, &service))
+	if (!tuple_is_of_hosts(&packet->key.tuple) || fragment_is_stray(packet) ||
+	    pod_finds_local_listener(packet, &service))
 		return flow_end(view, PACKET_PASS);
 	if (packet_is_foreign(packet, view))
 		return false;
@@ -165,7 +167,7 @@ __noinline int pod_embryo_scratch(packet_context *context)
 		return PACKET_PASS;
 	if (!packet_masquerade(&packet))
 		return packet_pass_up();
-	switch (flow_lookup_embryo(&packet, &view)) {
+	switch (flow_lookup_begun(&packet, &view)) {
 	case FLOW_REFUSED:
 		return PACKET_DROP;
 	case FLOW_MISS:
@@ -237,6 +239,7 @@ static __noinline int pod_known(packet_context *context)
 	if (!device)
 		return PACKET_PASS;
 	packet.key.edge = device->edge_id;
+	packet.ifindex = packet_ifindex(context);
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
 	if (parsed != PARSE_OK)
 		return packet_leave(&packet, parsed);
@@ -244,7 +247,6 @@ static __noinline int pod_known(packet_context *context)
 		count_left(pass_not_for_us);
 		return PACKET_PASS;
 	}
-	packet.ifindex = packet_ifindex(context);
 	if (flow_lookup(&packet, &view))
 		return pod_translate(&packet, device, &view);
 	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
@@ -255,6 +257,8 @@ int pod_ingress(struct __sk_buff *context)
 {
 	int verdict = pod_known(context);
 
+	if (verdict == PACKET_FRAGMENT)
+		verdict = fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		verdict = pod_embryo_scratch(context);
 	if (verdict == PACKET_BEGINS)

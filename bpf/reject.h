@@ -133,6 +133,10 @@ __noinline int reset_send_scratch(packet_context *context)
 		return PACKET_DROP;
 	if (packet.tcp_flags & TCP_RST)
 		return PACKET_DROP;
+	if (packet.fragment) { /* its headers would make the answer one too */
+		count(drop_fragment);
+		return PACKET_DROP;
+	}
 	if (!reset_write(&packet)) {
 		count(drop_rewrite_failed);
 		return PACKET_DROP;

@@ -51,6 +51,7 @@ struct scratch {
 	bool last_resort; /* no tuple is free for the answers: that of a younger embryo may be taken */
 	struct bpf_sock_tuple socket;
 	struct icmp_error error;
+	struct held_key held; /* a fragment that waits for the first: fragment_wait.h */
 	struct icmp_rate errors;
 	struct icmp_rate echoes;
 	__u8 quote[ICMP_QUOTE_MAX + 4];

@@ -98,7 +98,7 @@ static __always_inline bool try_wins(struct scratch *scratch, struct flow *try)
 	return true;
 }
 
-/* Whether scratch->packet, an answer to an embryo, is of the backend that has the flow, or gets it now. */
+/* Whether scratch->packet, an answer, is of the backend that has the flow, or gets it now. */
 __noinline int try_is_first_scratch(void)
 {
 	struct scratch *scratch = scratch_find();

@@ -291,6 +291,45 @@ struct flow {
 	struct hop hop;
 } __attribute__((aligned(8)));
 
+/* ---- fragments ---- */
+
+/* What all fragments of a datagram have. */
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__be32 id;  /* 16 bits of it in IPv4 */
+	__u16 edge; /* as of flows */
+	__u8 protocol;
+	__u8 pad;
+};
+
+enum datagram_state {
+	DATAGRAM_AWAITED = 0, /* its first fragment has not come */
+	DATAGRAM_KNOWN,	      /* it has, with the ports */
+	DATAGRAM_LEFT,	      /* it has, without all of the transport header: the datagram is left alone */
+};
+
+struct datagram {
+	__u32 seal;   /* of the key: an element recycled under a reader does not match */
+	__u32 seen;   /* jiffies, low 32 bits, when the first of its fragments came */
+	__u32 state;  /* enum datagram_state */
+	__be32 ports; /* source and destination, as in the packet */
+	__u32 held;   /* fragments that have come before the first */
+};
+
+struct held_key {
+	struct fragment_key datagram;
+	__u32 place; /* counted from 0 */
+};
+
+#define HELD_BYTES 1600
+
+/* A fragment as it has come, with its Ethernet header. */
+struct held_fragment {
+	__u32 length;
+	__u8 bytes[HELD_BYTES];
+};
+
 /* ---- sockets ---- */
 
 /* What a connected socket was told it had connected to; in the socket's own storage. */
@@ -407,6 +446,7 @@ struct packet_counters {
 	__u64 drop_no_hairpin_address;	 /* a pod reached itself, and its link has no node address */
 	__u64 drop_icmp_redirect;	 /* about a packet of a flow: it would name a backend's MAC, or a VIP's */
 	__u64 drop_icmp_undeliverable;	 /* an ICMP error about a flow: no route, or too long for it, or expired */
+	__u64 drop_fragment;		 /* no room until the first comes, or no answer that can be given to it */
 	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */
 	__u64 drop_host_untranslated;	 /* sent by this host to a VIP, which it may not leave with */
 	__u64 drop_unallocated;		 /* to an address of a ServiceCIDR that no Service has */
@@ -426,7 +466,7 @@ struct packet_counters {
 	__u64 icmp_limited; /* an ICMP error or answer not sent: over the rate */
 	/* left alone, or to the stack; what XDP passes up is counted at tc */
 	__u64 pass_malformed;	   /* too short for its headers, or lengths that contradict each other */
-	__u64 pass_fragment;	   /* a fragment of a datagram */
+	__u64 pass_fragment;	   /* a fragment of a datagram that is not ours */
 	__u64 pass_extension;	   /* an IPv6 header chain longer than we walk, or unknown */
 	__u64 pass_not_for_us;	   /* a frame for another MAC */
 	__u64 pass_foreign;	   /* of a foreign flow */
@@ -440,6 +480,7 @@ struct packet_counters {
 	__u64 flow_moved;	    /* and that backend was the first to answer */
 	__u64 backend_quarantined;  /* three clients in a row have found a backend silent */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
+	__u64 fragment_held;	    /* fragments that have waited for the first of their datagram */
 	__u64 icmp_translated;	    /* ICMP errors about packets of flows, sent on to whom they are for */
 	__u64 socket_translated;    /* connect() and first sends to a frontend */
 	__u64 affinity_new;	    /* a client that was not known, or has been evicted, has got a backend */

@@ -39,7 +39,9 @@ type Set struct {
 	Endings       *ebpf.Map `ebpf:"endings"`
 	FlowsIPv4     *ebpf.Map `ebpf:"flows_ipv4"`
 	FlowsIPv6     *ebpf.Map `ebpf:"flows_ipv6"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
+	HeldFragments *ebpf.Map `ebpf:"held_fragments"`
 	InsideSources *ebpf.Map `ebpf:"inside_sources"`
 	LastMove      *ebpf.Map `ebpf:"last_move"`
 	LeftCgroups   *ebpf.Map `ebpf:"left_cgroups"`

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -171,4 +172,31 @@ func (u udpLayer) SerializeTo(packet gopacket.SerializeBuffer, options gopacket.
 		binary.BigEndian.PutUint16(field, 0xffff)
 	}
 	return nil
+}
+
+// fragment builds the packet as if it were a part of a datagram: at that offset in bytes, and with more behind it or not.
+func (f Frame) fragment(id, offset uint16, more bool) []byte {
+	if f.ipv6() {
+		field := offset
+		if more {
+			field |= 1
+		}
+		f.Extensions = append(slices.Clone(f.Extensions), Extension{
+			layers.IPProtocolIPv6Fragment, []byte{byte(field >> 8), byte(field), 0, 0, byte(id >> 8), byte(id)},
+		})
+		return f.Bytes()
+	}
+	packet := f.Bytes()
+	ip := packet[14+4*len(f.VLANs):]
+	if f.SourceMAC == nil {
+		ip = packet
+	}
+	field := offset / 8
+	if more {
+		field |= 0x2000
+	}
+	binary.BigEndian.PutUint16(ip[4:], id)
+	binary.BigEndian.PutUint16(ip[6:], field)
+	setHeaderChecksum(ip[:int(ip[0]&15)*4])
+	return packet
 }

@@ -120,8 +120,16 @@ func (g *Generator) Next() Arrival {
 		arrival, frame = g.fresh()
 	}
 	g.vary(&frame)
-	arrival.Packet = g.bend(frame.Bytes())
+	arrival.Packet = g.bend(g.bytes(frame))
 	return arrival
+}
+
+// bytes builds a packet, now and then as a fragment of one of few datagrams.
+func (g *Generator) bytes(frame Frame) []byte {
+	if !g.one(12) {
+		return frame.Bytes()
+	}
+	return frame.fragment(uint16(g.rand.IntN(4)), choose[uint16](g, 0, 0, 8, 16, 1480), !g.one(3))
 }
 
 // quoting returns an ICMP error about a packet of a flow, or something like it, where packets of the flow appear.

@@ -22,21 +22,22 @@ type Model struct {
 	insiders  []netip.Prefix // whose packets count as inside at the node edge
 	settings  Settings
 
-	flows    map[flowID]*half
-	embryos  map[flowID]*half
-	counters maps.PacketCounters
-	traffic  map[compile.ID]*maps.Traffic
-	picked   map[tableKey]netip.AddrPort
-	affinity map[clientKey]netip.AddrPort
-	sticky   map[compile.ID]bool   // services with affinity
-	vips     map[netip.Addr]uint32 // who answers pings, by flags of map vips
-	echoes   map[Program]int       // pings answered
-	messages map[Program]int       // ICMP errors sent; nothing of a test takes more than a second, see DefaultSettings
-	aged     bool                  // unanswered and ended flows are old enough to lose their port
-	born     []flowID              // every half there has been, in their order
-	pressed  bool                  // no port is free: young embryos lose theirs
-	silent   map[flowID]bool       // embryos whose client has waited long enough to send its SYN again
-	unknown  bool                  // connections from before are not recorded yet
+	flows     map[flowID]*half
+	embryos   map[flowID]*half
+	counters  maps.PacketCounters
+	traffic   map[compile.ID]*maps.Traffic
+	picked    map[tableKey]netip.AddrPort
+	affinity  map[clientKey]netip.AddrPort
+	sticky    map[compile.ID]bool   // services with affinity
+	vips      map[netip.Addr]uint32 // who answers pings, by flags of map vips
+	echoes    map[Program]int       // pings answered
+	messages  map[Program]int       // ICMP errors sent; nothing of a test takes more than a second, see DefaultSettings
+	aged      bool                  // unanswered and ended flows are old enough to lose their port
+	born      []flowID              // every half there has been, in their order
+	pressed   bool                  // no port is free: young embryos lose theirs
+	datagrams map[fragmentID]datagram
+	silent    map[flowID]bool // embryos whose client has waited long enough to send its SYN again
+	unknown   bool            // connections from before are not recorded yet
 }
 
 // frontendID names a frontend; a NodePort's address is the unspecified one.
@@ -83,6 +84,7 @@ func (m *Model) Reset() {
 	m.messages, m.echoes = make(map[Program]int), make(map[Program]int)
 	m.reserved, m.insiders = nil, nil
 	m.silent = make(map[flowID]bool)
+	m.datagrams = make(map[fragmentID]datagram)
 	m.born = nil
 	m.unknown = false
 }
@@ -139,20 +141,39 @@ func (m *Model) visit(program Program, device *Device, frame []byte, result Resu
 	var why reason
 	v.parsed, why = parse(frame)
 	v.length = v.parsed.length
-	if why == icmp {
+	v.look()
+	switch why {
+	case understood:
+		return v.arrive()
+	case icmp:
 		return v.icmpMessage(), nil
 	}
-	if why != understood && v.hostStrays() {
+	if why == fragment {
+		return v.fragment()
+	}
+	if v.hostStrays() {
 		return v.drop(&v.counters.DropHostUntranslated), nil
 	}
-	if why != understood {
-		v.leave(why)
-		return v.untouched(), nil
+	v.leave(why)
+	return v.untouched(), nil
+}
+
+// look reads the tuple that the program has given the packet.
+func (v *visit) look() {
+	seen, why := parse(v.result.Packet)
+	if why == fragment {
+		if _, ok := seen.readFragment(v.result.Packet); ok && seen.part == first && seen.readFirst(v.result.Packet) {
+			why = understood
+		}
 	}
-	if seen, why := parse(result.Packet); why == understood {
+	if why == understood {
 		v.seen = seen.tuple
 	}
-	switch program {
+}
+
+// arrive is a packet whose ports are known.
+func (v *visit) arrive() (Result, error) {
+	switch v.program {
 	case NodeXDP, NodeIngress:
 		return v.nodeArrive()
 	case NodeEgress:
@@ -168,8 +189,6 @@ func (v *visit) leave(why reason) {
 	switch why {
 	case malformed:
 		v.countLeft(&v.counters.PassMalformed)
-	case fragment:
-		v.countLeft(&v.counters.PassFragment)
 	case extension:
 		v.countLeft(&v.counters.PassExtension)
 	}
@@ -252,6 +271,9 @@ func (v *visit) anyAddress() netip.Addr {
 
 // answer sends an ICMP error about the packet.
 func (v *visit) answer(e icmpError) Result {
+	if v.part == later {
+		return v.drop(&v.counters.DropFragment)
+	}
 	if v.messages[v.program]++; v.messages[v.program] > icmpRate {
 		return v.drop(&v.counters.IcmpLimited)
 	}
@@ -315,6 +337,9 @@ func (v *visit) reject() Result {
 	}
 	if v.flags&tcpRST != 0 {
 		return Result{Verdict: Drop}
+	}
+	if v.part != whole {
+		return v.drop(&v.counters.DropFragment)
 	}
 	v.counters.RejectTcpReset++
 	return Result{Redirect, v.reset(v.frame)}

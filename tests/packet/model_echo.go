@@ -7,12 +7,16 @@ import (
 	"github.com/weir-lb/weir/maps"
 )
 
-// vipsOf returns which addresses of services answer pings, and whose (rule C09).
+// vipsOf returns the addresses of services, and whose pings they answer (rule C09).
 func vipsOf(services []compile.Service) map[netip.Addr]uint32 {
 	vips := make(map[netip.Addr]uint32)
 	for _, service := range services {
 		for _, frontend := range service.Frontends {
-			if frontend.Kind == compile.NodePort || frontend.Kind == compile.LoadBalancer && service.Restricted {
+			if frontend.Kind == compile.NodePort {
+				continue
+			}
+			vips[frontend.Address.Addr()] |= 0 // it is one
+			if frontend.Kind == compile.LoadBalancer && service.Restricted {
 				continue
 			}
 			if len(service.Inside) > 0 {

@@ -128,6 +128,9 @@ func (v *visit) nodeNew(tried *half) (Result, error) {
 	if !isHost(v.tuple.from.Addr()) {
 		return v.untouched(), nil
 	}
+	if v.part == later {
+		return v.leaveFragment(), nil
+	}
 	if result, foreign := v.foreign(); foreign {
 		return result, nil
 	}
@@ -382,6 +385,9 @@ func (v *visit) podNew(tried *half) (Result, error) {
 	}
 	if !isHost(v.tuple.from.Addr()) {
 		return v.untouched(), nil
+	}
+	if v.part == later {
+		return v.leaveFragment(), nil
 	}
 	if result, foreign := v.foreign(); foreign {
 		return result, nil

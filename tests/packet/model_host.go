@@ -30,6 +30,9 @@ func (v *visit) vipUse() maps.ClusterIPUse {
 
 // hostUnclaimed is a packet to such an address that no frontend is for (rule C05).
 func (v *visit) hostUnclaimed() Result {
+	if v.part != whole {
+		return v.leaveStray()
+	}
 	if v.vipUse() == maps.ClusterIPUnallocated {
 		return v.drop(&v.counters.DropUnallocated)
 	}
@@ -45,6 +48,9 @@ func (v *visit) hostNew(service *compile.Service) (Result, error) {
 	if v.tagged || !isHost(v.tuple.from.Addr()) || !isHost(v.tuple.to.Addr()) {
 		return v.drop(&v.counters.DropHostUntranslated), nil
 	}
+	if v.part == later {
+		return v.leaveStray(), nil
+	}
 	if service == nil {
 		return v.hostUnclaimed(), nil
 	}
@@ -56,6 +62,9 @@ func (v *visit) hostNew(service *compile.Service) (Result, error) {
 	}
 	if !v.isAdmitted(service) {
 		return v.drop(&v.counters.DropSourceDenied), nil
+	}
+	if len(service.Inside) == 0 && v.part != whole {
+		return v.leaveStray(), nil
 	}
 	if len(service.Inside) == 0 {
 		return v.noBackend(service), nil

@@ -45,6 +45,18 @@ func (p *parsed) rewrite(frame []byte, to tuple) []byte {
 	frame = slices.Clone(frame)
 	before := append(p.tuple.addressBytes(), p.tuple.portBytes()...)
 	after := append(to.addressBytes(), to.portBytes()...)
+	if p.part != later {
+		p.rewriteTransport(frame, before, after)
+	}
+	if !p.ipv6 {
+		adjust(frame[p.ip+10:][:2], p.tuple.addressBytes(), to.addressBytes())
+	}
+	copy(p.addresses(frame), to.addressBytes())
+	return frame
+}
+
+// rewriteTransport writes other ports, which are the last four bytes of a tuple's, in place.
+func (p *parsed) rewriteTransport(frame, before, after []byte) {
 	field := p.checksum(frame)
 	none := !p.tcp() && field[0]|field[1] == 0
 	if !none {
@@ -53,12 +65,7 @@ func (p *parsed) rewrite(frame []byte, to tuple) []byte {
 	if !p.tcp() && !none && field[0]|field[1] == 0 {
 		field[0], field[1] = 0xff, 0xff
 	}
-	if !p.ipv6 {
-		adjust(frame[p.ip+10:][:2], p.tuple.addressBytes(), to.addressBytes())
-	}
-	copy(p.addresses(frame), to.addressBytes())
-	copy(frame[p.transport:], to.portBytes())
-	return frame
+	copy(frame[p.transport:], after[len(after)-4:])
 }
 
 // hopped takes one from the TTL, in place.

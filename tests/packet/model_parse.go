@@ -17,6 +17,7 @@ type parsed struct {
 	flags           uint8 // of TCP
 	ipv6            bool
 	tagged          bool
+	part            part // of a datagram
 }
 
 // tuple is where a packet comes from and goes to. An IPv4 address in it is never v4-mapped.

@@ -23,11 +23,9 @@ func TestLeftAloneIsCountedOnce(t *testing.T) {
 			setHeaderChecksum(packet[14:34])
 			return packet
 		}, maps.PacketCounters{PassMalformed: 1}},
-		"fragment": {compile.IPv4, all, func(_ *trial, in Frame) []byte {
-			packet := in.Bytes()
-			binary.BigEndian.PutUint16(packet[20:], 0x2000)
-			setHeaderChecksum(packet[14:34])
-			return packet
+		"fragment": {compile.IPv4, all, func(tr *trial, in Frame) []byte {
+			in.To = tr.at(tr.Remote, servicePort)
+			return in.fragment(1, 16, true)
 		}, maps.PacketCounters{PassFragment: 1}},
 		"extension": {compile.IPv6, all, func(_ *trial, in Frame) []byte {
 			in.Extensions = []Extension{routingHeader(1)}

@@ -138,7 +138,6 @@ func left(t *testing.T, c cases, change func(tr *trial, in Frame) []byte, counte
 }
 
 func passMalformed(c *maps.PacketCounters) *uint64 { return &c.PassMalformed }
-func passFragment(c *maps.PacketCounters) *uint64  { return &c.PassFragment }
 func passExtension(c *maps.PacketCounters) *uint64 { return &c.PassExtension }
 
 // Header chains longer than we walk, and packets on their way to another node first, are left alone.
@@ -153,29 +152,6 @@ func TestX08ChainsLeftAlone(t *testing.T) {
 				in.Extensions = chain
 				return in.Bytes()
 			}, passExtension)
-		})
-	}
-}
-
-// Fragments are left alone, the first as well as others.
-func TestFragments(t *testing.T) {
-	for name, offset := range map[string]uint16{"first": 0x2000, "middle": 0x2010, "last": 0x0010} {
-		t.Run("IPv4/"+name, func(t *testing.T) {
-			left(t, cases{families: []compile.Family{compile.IPv4}}, func(_ *trial, in Frame) []byte {
-				packet := in.Bytes()
-				binary.BigEndian.PutUint16(packet[20:], offset)
-				setHeaderChecksum(packet[14:34])
-				return packet
-			}, passFragment)
-		})
-	}
-	for name, offset := range map[string]uint16{"first": 0x0001, "middle": 0x0081, "last": 0x0080, "only": 0} {
-		t.Run("IPv6/"+name, func(t *testing.T) {
-			left(t, cases{families: []compile.Family{compile.IPv6}}, func(_ *trial, in Frame) []byte {
-				body := binary.BigEndian.AppendUint16(nil, offset)
-				in.Extensions = []Extension{{layers.IPProtocolIPv6Fragment, append(body, 1, 2, 3, 4)}}
-				return in.Bytes()
-			}, passFragment)
 		})
 	}
 }

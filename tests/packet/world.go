@@ -213,6 +213,13 @@ func (w *World) Forget(m *Model) error {
 			return fmt.Errorf("empty the clients' backends: %w", err)
 		}
 	}
+	if len(m.datagrams) > 0 {
+		for _, of := range []*ebpf.Map{w.Maps.Fragments, w.Maps.HeldFragments} {
+			if err := empty(of); err != nil {
+				return fmt.Errorf("empty the fragments: %w", err)
+			}
+		}
+	}
 	sent := len(m.messages)+len(m.echoes) > 0
 	m.Reset()
 	if sent {
