@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
 
@@ -23,41 +24,89 @@ const (
 	conntrackMin     = 131072
 )
 
-// conntrackMax is the sysctl that is only ever raised.
-const conntrackMax = "net/netfilter/nf_conntrack_max"
+// Where the kernel says how many connections it tracks at most, and in how many buckets it keeps them. The latter is of
+// the machine, and no sysctl of a network namespace.
+const (
+	conntrackMax     = "/proc/sys/net/netfilter/nf_conntrack_max"
+	conntrackBuckets = "/sys/module/nf_conntrack/parameters/hashsize"
+)
+
+// connectionsPerBucket is how many connections kube-proxy lets there be in a bucket, on the average.
+const connectionsPerBucket = 4
 
 // setting is a value of the kernel's that the configuration file asks for.
-type setting struct{ path, value string }
+type setting struct {
+	path, value string
+	raise       bool // it is a number that is only ever raised
+}
 
 // configureKernel does what a file of --config asks for of the kernel: nobody else would, where kube-proxy has gone.
 func (d *daemon) configureKernel() {
 	if d.config.configFile == "" {
 		return
 	}
-	for _, s := range settingsOf(&d.config.proxy.KubeProxyConfiguration, runtime.NumCPU()) {
+	d.kernelProblems = applyAll(settingsOf(&d.config.proxy.KubeProxyConfiguration, runtime.NumCPU()), d.log)
+}
+
+// applyAll writes settings, and tells which cannot be.
+func applyAll(settings []setting, log *zap.Logger) []compile.Problem {
+	var problems []compile.Problem
+	for _, s := range settings {
 		err := s.apply()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // the node tracks no connections
+		if err == nil || s.needsNothing(err) {
+			continue
 		}
-		if err != nil {
-			d.log.Warn("set what --config asks for", zap.String("path", s.path), zap.String("value", s.value), zap.Error(err))
-			d.kernelProblems = append(d.kernelProblems, compile.Problem{
-				Object: "Configuration", Reason: "SettingRefused",
-				Message: fmt.Sprintf("%s cannot be set to %s (%v): set it on the node", s.path, s.value, err),
-			})
-		}
+		log.Warn("set what --config asks for", zap.String("path", s.path), zap.String("value", s.value), zap.Error(err))
+		problems = append(problems, compile.Problem{
+			Object: "Configuration", Reason: "SettingRefused",
+			Message: fmt.Sprintf("%s cannot be set to %s (%v): %s", s.path, s.value, err, s.advice(err)),
+		})
+	}
+	return problems
+}
+
+// needsNothing tells whether it is no harm that a setting is not there: the node tracks no connections. Where it does, its
+// table has buckets, and they are missing because no sysfs is mounted here.
+func (s setting) needsNothing(err error) bool {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	if s.path != conntrackBuckets {
+		return true
+	}
+	_, err = os.Stat(conntrackMax)
+	return err != nil
+}
+
+// advice says what to do about an error.
+func (s setting) advice(err error) string {
+	do := fmt.Sprintf("on the node run: echo %s > %s", s.value, s.path)
+	if s.path != conntrackBuckets {
+		return do
+	}
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return "sysfs is mounted read-only here: mount it writable, or " + do
+	case errors.Is(err, fs.ErrNotExist):
+		return "sysfs is not mounted here: mount it, or " + do
+	default:
+		return do
 	}
 }
 
 // settingsOf lists what a configuration asks for on a machine with so many CPUs.
 func settingsOf(c *kubeproxy.KubeProxyConfiguration, cpus int) []setting {
 	var settings []setting
-	add := func(path, value string) { settings = append(settings, setting{path, value}) }
+	add := func(path, value string) { settings = append(settings, setting{path: path, value: value}) }
+	raise := func(path string, value int) {
+		settings = append(settings, setting{path: path, value: strconv.Itoa(value), raise: true})
+	}
 	if c.OOMScoreAdj != nil {
 		add("/proc/self/oom_score_adj", strconv.Itoa(int(*c.OOMScoreAdj)))
 	}
 	if size := conntrackSize(c.Conntrack, cpus); size > 0 {
-		add("/proc/sys/"+conntrackMax, strconv.Itoa(size))
+		raise(conntrackMax, size)
+		raise(conntrackBuckets, size/connectionsPerBucket)
 	}
 	for _, timeout := range []struct {
 		name  string
@@ -93,14 +142,14 @@ func conntrackSize(c kubeproxy.KubeProxyConntrackConfiguration, cpus int) int {
 	return max(int(perCore)*cpus, int(least))
 }
 
-// apply writes the value where it is not so already. The size of the table is not lowered.
+// apply writes the value where it is not so already.
 func (s setting) apply() error {
 	content, err := os.ReadFile(s.path)
 	if err != nil {
 		return err
 	}
 	current := strings.TrimSpace(string(content))
-	if current == s.value || strings.HasSuffix(s.path, conntrackMax) && !less(current, s.value) {
+	if current == s.value || s.raise && !less(current, s.value) {
 		return nil
 	}
 	return os.WriteFile(s.path, []byte(s.value), 0)
