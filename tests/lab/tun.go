@@ -8,6 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// tunQueue is how many packets wait in a tun device for this process: more than the windows of several connections let on
+// the way. In the kernel's 500 a transfer leaves no room for another test's datagram.
+const tunQueue = 32768
+
 // addTunPair connects two hosts by devices without an Ethernet header. Packets between them are carried by this
 // process, so the wire ends with it.
 func (l *Lab) addTunPair(a *Host, aName string, b *Host, bName string) error {
@@ -48,7 +52,19 @@ func (h *Host) addTun(name string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("add tun %s in %s: %w", name, h.Name, err)
 	}
-	return file, h.setUp(name)
+	return file, errors.Join(h.setQueue(name, tunQueue), h.setUp(name))
+}
+
+// setQueue says how many packets wait in a device before more are dropped.
+func (h *Host) setQueue(name string, packets int) error {
+	link, err := h.Link(name)
+	if err != nil {
+		return err
+	}
+	if err := h.links.LinkSetTxQLen(link, packets); err != nil {
+		return fmt.Errorf("make room for %d packets in %s of %s: %w", packets, name, h.Name, err)
+	}
+	return nil
 }
 
 // carry copies packets, one a read, until either side is closed. What the other side refuses is lost, as on a wire.
