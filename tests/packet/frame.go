@@ -21,6 +21,7 @@ type Frame struct {
 	From, To                  netip.AddrPort
 	Protocol                  compile.Protocol
 	TTL                       uint8
+	TrafficClass              uint8 // of IPv4 the type of service: DSCP, and ECN in the last two bits
 	TCP                       TCPFields
 	NoChecksum                bool   // UDP without a checksum
 	Options                   []byte // of IPv4, a multiple of 4 bytes
@@ -91,13 +92,13 @@ func (f Frame) networkLayers() ([]gopacket.SerializableLayer, gopacket.NetworkLa
 	protocol := layers.IPProtocol(f.Protocol)
 	if !f.ipv6() {
 		ip := &layers.IPv4{
-			Version: 4, TTL: f.TTL, Protocol: protocol, Id: 0x1234, Flags: layers.IPv4DontFragment,
+			Version: 4, TOS: f.TrafficClass, TTL: f.TTL, Protocol: protocol, Id: 0x1234, Flags: layers.IPv4DontFragment,
 			SrcIP: f.From.Addr().AsSlice(), DstIP: f.To.Addr().AsSlice(), Options: ipv4Options(f.Options),
 		}
 		return []gopacket.SerializableLayer{ip}, ip
 	}
 	ip := &layers.IPv6{
-		Version: 6, HopLimit: f.TTL, NextHeader: protocol, FlowLabel: 0x54321, TrafficClass: 4,
+		Version: 6, HopLimit: f.TTL, NextHeader: protocol, FlowLabel: 0x54321, TrafficClass: f.TrafficClass,
 		SrcIP: f.From.Addr().AsSlice(), DstIP: f.To.Addr().AsSlice(),
 	}
 	all := []gopacket.SerializableLayer{ip}

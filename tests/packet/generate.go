@@ -267,6 +267,7 @@ func (g *Generator) vary(f *Frame) {
 	f.TCP.RST = g.one(20)
 	f.TCP.Options = make([]byte, 4*choose(g, 0, 0, 0, 3, 10))
 	f.NoChecksum = g.one(8)
+	f.TrafficClass = choose[uint8](g, 0, 2, 3, 0xb9)
 	f.Payload = make([]byte, choose(g, 0, 1, 18, 64, g.rand.IntN(200)))
 	if g.one(50) {
 		f.Payload = make([]byte, g.rand.IntN(3000))

@@ -86,6 +86,7 @@ type trial struct {
 	program  Program
 	family   compile.Family
 	protocol compile.Protocol
+	change   func(f *Frame) // what clients send, if it is not as ever
 }
 
 // cases says which trials a test is made of; nil: all of a kind.
@@ -195,9 +196,12 @@ func (tr *trial) at(host Pair, port uint16) netip.AddrPort { return host.Port(tr
 func (tr *trial) frame(device string, from, to netip.AddrPort) Frame {
 	f := Frame{
 		SourceMAC: gatewayMAC(), DestinationMAC: tr.Device(device).MAC, From: from, To: to,
-		Protocol: tr.protocol, TTL: 64, Payload: []byte("forty-two bytes, and an odd one more"),
+		Protocol: tr.protocol, TTL: 64, TrafficClass: 4, Payload: []byte("forty-two bytes, and an odd one more"),
 	}
 	f.TCP = TCPFields{SYN: true, Sequence: 1000, Window: 4096, PSH: true}
+	if tr.change != nil {
+		tr.change(&f)
+	}
 	return f
 }
 
