@@ -4,6 +4,7 @@
 package detectlocal
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -118,15 +119,17 @@ func (d Detector) Prefixes(node *corev1.Node) []netip.Prefix {
 	return prefixes
 }
 
-// Device tells whether what comes in by a device is inside. The master is the bridge that it is a port of; empty: none.
+// Device tells whether what comes in by a device is inside. The master is the bridge that it is a port of, by which it has
+// come then, as the stack and kube-proxy's rules see it; empty: none.
 func (d Detector) Device(name, master string) bool {
+	by := cmp.Or(master, name)
 	switch {
 	case d.device == "":
 		return false
 	case d.mode == BridgeInterface:
-		return name == d.device || master == d.device
+		return by == d.device
 	default:
-		return strings.HasPrefix(name, d.device) || strings.HasPrefix(master, d.device)
+		return strings.HasPrefix(by, d.device)
 	}
 }
 

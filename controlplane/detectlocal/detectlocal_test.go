@@ -42,7 +42,7 @@ func TestC03_Modes(t *testing.T) {
 		if got := fmt.Sprint(d.Prefixes(node)); got != test.prefixes || d.BySource() != test.bySource {
 			t.Errorf("%+v: by source: %v, prefixes %s; want %v, %s", test.settings, d.BySource(), got, test.bySource, test.prefixes)
 		}
-		if d.Device("cni0", "") != test.cni0 || d.Device("eth7", "cni0") != test.cni0 || d.Device("eth7", "") {
+		if d.Device("cni0", "") != test.cni0 || d.Device("eth7", "cni0") != test.cni0 || d.Device("eth7", "") || d.Device("cni0", "br7") {
 			t.Errorf("%+v: devices are not told apart", test.settings)
 		}
 		problems := d.Problems()

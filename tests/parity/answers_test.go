@@ -20,20 +20,6 @@ const (
 
 var origins = []origin{fromPod, fromNode, fromOutside}
 
-// sources are addresses that connections of an origin may have: source ranges speak of them.
-func (o origin) sources(family corev1.IPFamily) []netip.Addr {
-	text := func(network, number int) netip.Addr { return mustAddr(address(family, network, number)) }
-	switch o {
-	case fromPod:
-		return []netip.Addr{text(podNetwork, 1)}
-	case fromNode:
-		// A cloud's agent may put the address of the load balancer on the node.
-		return []netip.Addr{text(nodeNetwork, 1), text(loadBalancerNetwork, 10)}
-	default:
-		return []netip.Addr{text(clientNetwork, 1), text(clientNetwork, 200), text(podNetwork, 99)}
-	}
-}
-
 // question is a new connection, of which it is asked what becomes of it.
 type question struct {
 	family   corev1.IPFamily
@@ -41,11 +27,11 @@ type question struct {
 	address  string // "NodePort" for whatever address of the node
 	port     int
 	origin   origin
-	source   netip.Addr
+	client   client
 }
 
 func (q question) String() string {
-	return fmt.Sprintf("%s %s:%d %s from %s %s", q.family, q.address, q.port, q.protocol, q.origin, q.source)
+	return fmt.Sprintf("%s %s:%d %s from %s %v", q.family, q.address, q.port, q.protocol, q.origin, q.client)
 }
 
 // answer is what becomes of it. No answer at all: it is no Service's.

@@ -34,6 +34,12 @@ const (
 	// The same holds for a pod of this node: its replies come back to it through its own veth.
 	localClient deviation = "P04: a pod of this node keeps its address"
 
+	// Their own devices say whose they are, whether detectLocalMode knows their addresses or not.
+	ownPods deviation = "C03: pods of this node are inside in every mode"
+
+	// The answers have to come back through this node, or the client would not know them.
+	remoteBackend deviation = "C03: a client outside does not keep its address where the backend is elsewhere"
+
 	// Its address is the node's, whether it is masqueraded or not.
 	nodeClient deviation = "P03: connections of the node itself need no masquerade"
 
@@ -51,7 +57,7 @@ const (
 )
 
 var deviations = []deviation{
-	bestCopy, specialAddress, serviceAddress, localBackend, localClient, nodeClient, otherFamily, annotation, bothFamilies, sctp,
+	bestCopy, specialAddress, serviceAddress, localBackend, localClient, ownPods, remoteBackend, nodeClient, otherFamily, annotation, bothFamilies, sctp,
 }
 
 // deviator makes kube-proxy deviate as Weir does, and counts where that made a difference.
@@ -226,17 +232,28 @@ func networks(texts []string, family corev1.IPFamily) []*net.IPNet {
 	return proxyutil.MapCIDRsByIPFamily(trimmed)[family]
 }
 
-// masquerade tells whether Weir masquerades where kube-proxy does.
-func (d *deviator) masquerade(from origin, to destination) bool {
+// local tells whether Weir takes for inside what kube-proxy does.
+func (d *deviator) local(from origin, local bool) bool {
+	if from == fromPod && !local {
+		d.note(ownPods)
+		return true
+	}
+	return local
+}
+
+// masquerade tells whether Weir masquerades, given that kube-proxy does or not.
+func (d *deviator) masquerade(from origin, to destination, masqueraded bool) bool {
+	does := from == fromOutside && !to.local
 	switch {
+	case masqueraded == does:
+	case does:
+		d.note(remoteBackend)
 	case from == fromPod:
 		d.note(localClient)
 	case from == fromNode:
 		d.note(nodeClient)
-	case to.local:
-		d.note(localBackend)
 	default:
-		return true
+		d.note(localBackend)
 	}
-	return false
+	return does
 }

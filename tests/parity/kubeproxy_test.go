@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubernetes/pkg/proxy"
+	proxyutil "k8s.io/kubernetes/pkg/proxy/util"
 )
 
 // kubeProxy is kube-proxy up to the rules that it writes: its change trackers, its service and endpoints maps, and its choice
@@ -26,13 +27,14 @@ type kubeProxy struct {
 
 // familyProxy is the proxier of one family.
 type familyProxy struct {
+	detector        proxyutil.LocalTrafficDetector
 	serviceChanges  *proxy.ServiceChangeTracker
 	endpointChanges *proxy.EndpointsChangeTracker
 	services        proxy.ServicePortMap
 	endpoints       proxy.EndpointsMap
 }
 
-func newKubeProxy() (*kubeProxy, error) {
+func newKubeProxy(mode localMode) (*kubeProxy, error) {
 	selector := labels.NewSelector()
 	for _, label := range []string{"service.kubernetes.io/service-proxy-name", corev1.IsHeadlessService} {
 		absent, err := labels.NewRequirement(label, selection.DoesNotExist, nil)
@@ -46,8 +48,10 @@ func newKubeProxy() (*kubeProxy, error) {
 		families: map[corev1.IPFamily]*familyProxy{},
 		deviator: &deviator{slices: map[types.NamespacedName]*discoveryv1.EndpointSlice{}, seen: map[deviation]int{}},
 	}
+	detectors := mode.detectors()
 	for _, family := range families {
 		k.families[family] = &familyProxy{
+			detector:        detectors[family],
 			serviceChanges:  proxy.NewServiceChangeTracker(family, nil, nil),
 			endpointChanges: proxy.NewEndpointsChangeTracker(family, hereName, nil, nil),
 			services:        proxy.ServicePortMap{},
@@ -113,7 +117,9 @@ func (k *kubeProxy) sync() outcome {
 				k.deviator.note(sctp)
 				continue
 			}
-			k.ask(port{family: family, object: k.services[name.NamespacedName], service: service, deviator: k.deviator}, accepted[name], outcome)
+			k.ask(port{
+				family: family, object: k.services[name.NamespacedName], service: service, detector: f.detector, deviator: k.deviator,
+			}, accepted[name], outcome)
 		}
 		for service, number := range accepted.LocalReadyEndpoints() {
 			if local[service] > 0 {
@@ -136,6 +142,7 @@ type port struct {
 	family         corev1.IPFamily
 	object         *corev1.Service
 	service        proxy.ServicePort
+	detector       proxyutil.LocalTrafficDetector
 	deviator       *deviator
 	cluster, local []destination
 	any            bool
@@ -152,11 +159,11 @@ func (k *kubeProxy) ask(p port, endpoints []proxy.Endpoint, outcome outcome) {
 			p.nodeIP = ip
 		}
 	}
-	each := func(address string, number int, answer func(origin, netip.Addr) answer) {
+	each := func(address string, number int, answer func(origin, client) answer) {
 		for _, from := range origins {
-			for _, source := range from.sources(p.family) {
-				q := question{p.family, service.Protocol(), address, number, from, source}
-				outcome.answers[q] = answer(from, source)
+			for _, c := range from.clients(p.family) {
+				q := question{p.family, service.Protocol(), address, number, from, c}
+				outcome.answers[q] = answer(from, c)
 			}
 		}
 	}
@@ -180,20 +187,26 @@ func destinations(endpoints []proxy.Endpoint) []destination {
 	return list
 }
 
-// internal: the ClusterIP. Whoever is no pod of this node is masqueraded.
-func (p port) internal(from origin, _ netip.Addr) answer {
+// internal: the ClusterIP. Whoever is not local is masqueraded, if it is known who is.
+func (p port) internal(from origin, c client) answer {
+	masqueraded := p.detector.IsImplemented() && matches(p.detector.IfNotLocalNFT(), c)
 	if p.service.InternalPolicyLocal() {
-		return p.to(p.local, from, from != fromPod)
+		return p.to(p.local, from, masqueraded)
 	}
-	return p.to(p.cluster, from, from != fromPod)
+	return p.to(p.cluster, from, masqueraded)
+}
+
+// isLocal tells whether a rule for local pods matches.
+func (p port) isLocal(from origin, c client) bool {
+	return p.deviator.local(from, p.detector.IsImplemented() && matches(p.detector.IfLocalNFT(), c))
 }
 
 // external: the chain that NodePorts, external IPs and load balancer IPs have in common.
-func (p port) external(from origin, _ netip.Addr) answer {
+func (p port) external(from origin, c client) answer {
 	switch {
 	case !p.service.ExternalPolicyLocal():
 		return p.to(p.cluster, from, true)
-	case from == fromPod: // "short-circuit pod traffic"
+	case p.isLocal(from, c): // "short-circuit pod traffic"
 		return p.to(p.cluster, from, false)
 	case from == fromNode: // "masquerade local traffic", "short-circuit local traffic"
 		return p.to(p.cluster, from, true)
@@ -203,21 +216,21 @@ func (p port) external(from origin, _ netip.Addr) answer {
 }
 
 // loadBalancer: source ranges come before all else.
-func (p port) loadBalancer(from origin, source netip.Addr) answer {
+func (p port) loadBalancer(from origin, c client) answer {
 	ranges, restricted := p.deviator.ranges(p.object, p.family, p.service.LoadBalancerSourceRanges())
 	admitted := !restricted
 	for _, cidr := range ranges {
-		admitted = admitted || cidr.Contains(source.AsSlice())
+		admitted = admitted || cidr.Contains(c.source.AsSlice())
 		if cidr.Contains(p.nodeIP) { // "allowFromNode"
 			for _, vip := range p.service.LoadBalancerVIPs() {
-				admitted = admitted || vip.Equal(source.AsSlice())
+				admitted = admitted || vip.Equal(c.source.AsSlice())
 			}
 		}
 	}
 	if !admitted {
 		return answer{verdict: dropped}
 	}
-	return p.external(from, source)
+	return p.external(from, c)
 }
 
 // to sends to a list of endpoints. Where there are none, it is rejected if there are none in the cluster, else dropped.
@@ -230,7 +243,7 @@ func (p port) to(list []destination, from origin, masqueraded bool) answer {
 	}
 	a := answer{verdict: forwarded}
 	for _, d := range list {
-		d.masqueraded = masqueraded && p.deviator.masquerade(from, d)
+		d.masqueraded = p.deviator.masquerade(from, d, masqueraded)
 		a.endpoints = append(a.endpoints, d)
 	}
 	if p.service.SessionAffinityType() == corev1.ServiceAffinityClientIP {

@@ -320,6 +320,9 @@ func randomNode(r *rand.Rand, name string, number int) *corev1.Node {
 	if zone := pick(r, "east", "west", ""); zone != "" {
 		node.Labels[corev1.LabelTopologyZone] = zone
 	}
+	if name == hereName {
+		node.Spec.PodCIDR, node.Spec.PodCIDRs = podCIDRs[0], podCIDRs
+	}
 	for _, family := range families {
 		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{
 			Type: corev1.NodeInternalIP, Address: address(family, nodeNetwork, number),

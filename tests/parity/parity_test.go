@@ -93,7 +93,7 @@ func runHistory(t *testing.T, seed uint64) (compared int, seen map[deviation]int
 			want, got := h.kubeProxy.sync(), h.weir.outcome()
 			compared += len(want.answers)
 			if lines := differences(want, got); len(lines) > 0 {
-				t.Errorf("%s\nseed %d, step %d: of these objects\n%s", h.describe(), seed, step, strings.Join(lines[:min(len(lines), 8)], "\n"))
+				t.Errorf("%s\nseed %d, step %d: of these objects, with %+v\n%s", h.describe(), seed, step, h.mode, strings.Join(lines[:min(len(lines), 8)], "\n"))
 				return
 			}
 		}
@@ -105,6 +105,7 @@ func runHistory(t *testing.T, seed uint64) (compared int, seen map[deviation]int
 // history is a cluster that changes at random, as kube-proxy and Weir see it.
 type history struct {
 	random    *rand.Rand
+	mode      localMode
 	kubeProxy *kubeProxy
 	weir      *weir
 	services  map[types.NamespacedName]*corev1.Service
@@ -112,13 +113,17 @@ type history struct {
 }
 
 func newHistory(t *testing.T, seed uint64) *history {
-	k, err := newKubeProxy()
+	random := rand.New(rand.NewPCG(seed, 0))
+	mode := randomLocalMode(random)
+	k, err := newKubeProxy(mode)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &history{
-		random: rand.New(rand.NewPCG(seed, 0)), kubeProxy: k, weir: newWeir(), services: map[types.NamespacedName]*corev1.Service{},
+	w, err := newWeir(mode)
+	if err != nil {
+		t.Fatal(err)
 	}
+	h := &history{random: random, mode: mode, kubeProxy: k, weir: w, services: map[types.NamespacedName]*corev1.Service{}}
 	h.begin()
 	h.setNode(hereName, 1)
 	h.setNode("there", 2)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/weir-lb/weir/controlplane"
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/controlplane/detectlocal"
 	"github.com/weir-lb/weir/controlplane/store"
 )
 
@@ -21,12 +22,17 @@ type weir struct {
 	store      *store.Store
 	controller *controlplane.Controller
 	services   map[compile.ID]compile.Service
+	local      detectlocal.Detector
 }
 
-func newWeir() *weir {
-	w := &weir{store: store.New(0), services: map[compile.ID]compile.Service{}}
+func newWeir(mode localMode) (*weir, error) {
+	local, err := detectlocal.Parse(detectlocal.Settings(mode))
+	if err != nil {
+		return nil, err
+	}
+	w := &weir{store: store.New(0), services: map[compile.ID]compile.Service{}, local: local}
 	w.controller = controlplane.New(controlplane.Options{Store: w.store, Applier: w, NodeName: hereName, Log: zap.NewNop()})
-	return w
+	return w, nil
 }
 
 func (w *weir) run(ctx context.Context) { w.controller.Run(ctx) }
@@ -50,7 +56,7 @@ func (w *weir) Apply(changed []compile.Service, removed []compile.ID) ([]compile
 
 // outcome returns what becomes of connections.
 func (w *weir) outcome() outcome {
-	outcome := newOutcome()
+	outcome, prefixes := newOutcome(), w.local.Prefixes(w.store.Node(hereName))
 	for _, service := range w.services {
 		family := corev1.IPFamily(service.ID.Family.String())
 		for _, frontend := range service.Frontends {
@@ -59,9 +65,13 @@ func (w *weir) outcome() outcome {
 				address = "NodePort"
 			}
 			for _, from := range origins {
-				for _, source := range from.sources(family) {
-					q := question{family, corev1.Protocol(service.ID.Protocol.String()), address, int(frontend.Address.Port()), from, source}
-					outcome.answers[q] = answerOf(service, frontend.Kind, from, source)
+				for _, c := range from.clients(family) {
+					q := question{family, corev1.Protocol(service.ID.Protocol.String()), address, int(frontend.Address.Port()), from, c}
+					backends := service.Outside
+					if isInside(w.local, prefixes, from, c) {
+						backends = service.Inside
+					}
+					outcome.answers[q] = answerOf(service, frontend.Kind, backends, from, c.source)
 				}
 			}
 		}
@@ -72,11 +82,8 @@ func (w *weir) outcome() outcome {
 	return outcome
 }
 
-func answerOf(service compile.Service, kind compile.FrontendKind, from origin, source netip.Addr) answer {
-	backends := service.Inside
-	if from == fromOutside {
-		backends = service.Outside
-	}
+// answerOf says where a service sends a connection, whose side has those backends.
+func answerOf(service compile.Service, kind compile.FrontendKind, backends []compile.Backend, from origin, source netip.Addr) answer {
 	admits := func(prefix netip.Prefix) bool { return prefix.Contains(source) }
 	switch {
 	case kind == compile.LoadBalancer && service.Restricted && !slices.ContainsFunc(service.Sources, admits):
