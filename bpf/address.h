@@ -67,8 +67,11 @@ static __always_inline bool address_equal(const struct address *a, const struct 
 {
 	const __be32 *x = address_words_const(a);
 	const __be32 *y = address_words_const(b);
+	__u32 difference = (x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]);
 
-	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]));
+	/* Or the compiler compares word by word, and the verifier follows all 16 ways that can go. */
+	barrier_var(difference);
+	return !difference;
 }
 
 /* Less than 0, 0 or more: as numbers. */
