@@ -17,6 +17,7 @@
 #include "flow.h"
 #include "icmp_header.h"
 #include "nat.h"
+#include "try.h"
 
 /* A quote is cut: what its length field says is not what is there. */
 #define QUOTE_ANY_LENGTH 0x1ffff
@@ -32,6 +33,7 @@ enum quote_result {
 	QUOTE_NONE = 0, /* no error, or about no packet of ours */
 	QUOTE_ERROR,
 	QUOTE_REDIRECT,
+	QUOTE_OF_TRY, /* an error about a SYN that another backend has answered, or may answer yet */
 };
 
 /* The ICMPv6 redirect behind its first eight bytes. */
@@ -159,11 +161,11 @@ static __always_inline enum parse_result quote_parse(const struct packet *packet
  * What an ICMP packet quotes, and the half that it travels with. An error that goes elsewhere than where the quoted
  * packet came from is forged, or somebody else has translated it.
  */
-static __always_inline enum quote_result quote_find(const struct packet *packet, struct packet *quote,
-						    struct flow_view *view)
+static __always_inline enum quote_result quote_find(struct scratch *scratch, const struct packet *packet,
+						    struct packet *quote, struct flow_view *view)
 {
+	struct flow_key *key = &scratch->reverse;
 	enum quote_result kind;
-	struct flow_key key;
 
 	packet_make_linear(packet->context);
 	quote->context = packet->context;
@@ -171,11 +173,24 @@ static __always_inline enum quote_result quote_find(const struct packet *packet,
 	if (quote_parse(packet, quote, &kind) != PARSE_OK ||
 	    !address_equal(&packet->key.tuple.destination, &quote->key.tuple.source))
 		return QUOTE_NONE;
-	flow_other_key(&key, &quote->key, &quote->key.tuple);
-	if (!flow_find(&key, view) || view->action == FLOW_FOREIGN)
+	flow_other_key(key, &quote->key, &quote->key.tuple);
+	if (!flow_find(key, view) || view->action == FLOW_FOREIGN)
 		return QUOTE_NONE;
 	view->action &= ~FLOW_ENDED; /* the client hears of that with its next packet */
-	return kind;
+	return kind == QUOTE_ERROR && try_has_rival() ? QUOTE_OF_TRY : kind;
+}
+
+/*
+ * Whether an error ends here, and counts it. Sent on, a redirect would tell of the MAC of a backend as that of the
+ * VIP, or the other way around.
+ */
+static __always_inline bool quote_ends(enum quote_result kind)
+{
+	if (kind == QUOTE_REDIRECT)
+		count(drop_icmp_redirect);
+	if (kind == QUOTE_OF_TRY)
+		count(drop_icmp_try);
+	return kind == QUOTE_REDIRECT || kind == QUOTE_OF_TRY;
 }
 
 /* The checksum in a quoted transport header; NULL: the quote ends before it, or there is none. */
@@ -268,13 +283,6 @@ static __always_inline bool quote_translate(struct packet *packet, struct packet
 	}
 	count(icmp_translated);
 	return true;
-}
-
-/* Sent on, a redirect would tell of the MAC of a backend as that of the VIP, or the other way around. */
-static __always_inline int quote_drop_redirect(void)
-{
-	count(drop_icmp_redirect);
-	return PACKET_DROP;
 }
 
 /* An error is not answered by another. */

@@ -127,9 +127,9 @@ __noinline int depart_icmp_scratch(packet_context *context)
 	if (!scratch)
 		return PACKET_PASS;
 	packet.ifindex = device_logical(device, packet_ifindex(context));
-	kind = quote_find(&packet, &quote, &view);
-	if (kind == QUOTE_REDIRECT)
-		return quote_drop_redirect();
+	kind = quote_find(scratch, &packet, &quote, &view);
+	if (quote_ends(kind))
+		return PACKET_DROP;
 	if (kind == QUOTE_NONE && host_pings_vip(&packet))
 		return echo_answer(&packet, scratch, device);
 	if (kind == QUOTE_NONE)

@@ -49,13 +49,13 @@ __noinline int node_icmp_scratch(packet_context *context)
 
 	if (!scratch || !packet_is_for(&packet, device))
 		return PACKET_PASS;
-	kind = quote_find(&packet, &quote, &view);
+	kind = quote_find(scratch, &packet, &quote, &view);
 	if (kind == QUOTE_NONE && echo_is_asked(&packet, VIP_ANSWERS_OUTSIDE))
 		return echo_answer(&packet, scratch, device);
 	if (kind == QUOTE_NONE)
 		return PACKET_PASS;
-	if (kind == QUOTE_REDIRECT)
-		return quote_drop_redirect();
+	if (quote_ends(kind))
+		return PACKET_DROP;
 	if (view.action == FLOW_FORWARD)
 		return node_forward_error(&packet, &quote, device, &view);
 	if (flow_is_of_host(&view))

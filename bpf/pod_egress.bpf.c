@@ -51,9 +51,9 @@ __noinline int pod_answer_icmp_scratch(packet_context *context)
 	if (!scratch)
 		return PACKET_DROP;
 	scratch_load(&packet, context, scratch);
-	kind = quote_find(&packet, &quote, &view);
-	if (kind == QUOTE_REDIRECT)
-		return quote_drop_redirect();
+	kind = quote_find(scratch, &packet, &quote, &view);
+	if (quote_ends(kind))
+		return PACKET_DROP;
 	if (kind == QUOTE_NONE || view.half != FLOW_HALF_REVERSE || view.action != FLOW_STACK)
 		return PACKET_PASS;
 	return quote_translate(&packet, &quote, &view, false) ? PACKET_PASS : PACKET_DROP;

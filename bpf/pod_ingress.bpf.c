@@ -211,9 +211,9 @@ __noinline int pod_icmp_scratch(packet_context *context)
 
 	if (!scratch || !packet_is_for(&packet, device))
 		return PACKET_PASS;
-	kind = quote_find(&packet, &quote, &view);
-	if (kind == QUOTE_REDIRECT)
-		return quote_drop_redirect();
+	kind = quote_find(scratch, &packet, &quote, &view);
+	if (quote_ends(kind))
+		return PACKET_DROP;
 	back = view.action == FLOW_RETURN;
 	if (kind == QUOTE_NONE && echo_is_asked(&packet, VIP_ANSWERS_INSIDE))
 		return echo_answer(&packet, scratch, device);

@@ -122,6 +122,34 @@ __noinline int try_is_first_scratch(void)
 	return 0;
 }
 
+/*
+ * Whether an error about the SYN of a try, whose answers have the key scratch->reverse, would tell the client of a
+ * failure that is none: another backend has the flow, or, as with a refusal, may get it. Of the backend that was
+ * asked first it is for the client.
+ */
+__noinline int try_has_rival(void)
+{
+	struct scratch *scratch = scratch_find();
+	struct flow_key forward_key = {}, first_key = {};
+	struct flow *try, *forward;
+
+	if (!scratch)
+		return 0;
+	try = bpf_map_lookup_elem(&embryos, &scratch->reverse);
+	if (!try || try->half != FLOW_HALF_REVERSE)
+		return 0;
+	if (try->state == FLOW_LOST)
+		return 1;
+	if (!try->retry)
+		return 0;
+	flow_other_key(&forward_key, &scratch->reverse, &try->to);
+	forward = bpf_map_lookup_elem(&embryos, &forward_key);
+	if (!forward)
+		return flow_table_lookup(&forward_key) != NULL;
+	flow_other_key(&first_key, &forward_key, &forward->to);
+	return bpf_map_lookup_elem(&embryos, &first_key) != NULL;
+}
+
 /* Notes that the backend of a flow has left its client's SYN, scratch->packet, without an answer. */
 static __always_inline void try_fails(struct scratch *scratch, const struct flow *forward)
 {

@@ -445,6 +445,7 @@ struct packet_counters {
 	__u64 drop_rewrite_failed;	 /* the kernel refused a checksum or header update */
 	__u64 drop_no_hairpin_address;	 /* a pod reached itself, and its link has no node address */
 	__u64 drop_icmp_redirect;	 /* about a packet of a flow: it would name a backend's MAC, or a VIP's */
+	__u64 drop_icmp_try;		 /* about a SYN that another backend has answered, or may answer yet */
 	__u64 drop_icmp_undeliverable;	 /* an ICMP error about a flow: no route, or too long for it, or expired */
 	__u64 drop_fragment;		 /* no room until the first comes, or no answer that can be given to it */
 	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */

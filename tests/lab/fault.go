@@ -19,10 +19,11 @@ type Fault string
 
 // The faults of a host. Connections that are there go on, except on a dead one.
 const (
-	Silent  Fault = "silent"  // what would open connections to its servers vanishes: SYNs, datagrams
-	Refuses Fault = "refuses" // TCP is reset, UDP refused
-	Late    Fault = "late"    // a SYN is seen LateBy after it came
-	Dead    Fault = "dead"    // nothing comes in and nothing goes out, on any device
+	Silent      Fault = "silent"      // what would open connections to its servers vanishes: SYNs, datagrams
+	Refuses     Fault = "refuses"     // TCP is reset, UDP refused
+	Unreachable Fault = "unreachable" // ICMP says that there is no port, of TCP too
+	Late        Fault = "late"        // a SYN is seen LateBy after it came
+	Dead        Fault = "dead"        // nothing comes in and nothing goes out, on any device
 )
 
 // LateBy is how long a late host takes to see a SYN: longer than a client waits before it sends the next one.
@@ -45,6 +46,13 @@ var faultRules = map[Fault]string{
 		type filter hook input priority filter; policy accept;
 		tcp dport { 8080, 9000 } tcp flags & (syn | ack) == syn reject with tcp reset
 		udp dport { 8080, 9000 } reject
+	}
+}`,
+	Unreachable: `table inet fault {
+	chain entry {
+		type filter hook input priority filter; policy accept;
+		tcp dport { 8080, 9000 } tcp flags & (syn | ack) == syn reject with icmpx port-unreachable
+		udp dport { 8080, 9000 } reject with icmpx port-unreachable
 	}
 }`,
 	Late: `table netdev fault {

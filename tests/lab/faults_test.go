@@ -22,10 +22,16 @@ func TestFaultsWithoutWeir(t *testing.T) {
 		to := netip.AddrPortFrom(pod.Addr(family), lab.TCPPort)
 		established := dial(t, l.Client, compile.TCP, netip.AddrPort{}, to)
 		askOn(t, established)
-		for fault, want := range map[lab.Fault]func(error) bool{lab.Silent: isTimeout, lab.Refuses: isRefused, lab.Dead: isTimeout} {
+		for fault, want := range map[lab.Fault]func(error) bool{
+			lab.Silent: isTimeout, lab.Refuses: isRefused, lab.Unreachable: isRefused, lab.Dead: isTimeout,
+		} {
 			recovers := fail(t, pod, fault)
+			within := 300 * time.Millisecond
+			if fault == lab.Unreachable {
+				within = 1500 * time.Millisecond // an error may be there while connect() has the socket: the second one counts
+			}
 			for _, protocol := range protocols {
-				if _, err := l.Client.AskWithin(300*time.Millisecond, protocol, netip.AddrPort{}, to); !want(err) {
+				if _, err := l.Client.AskWithin(within, protocol, netip.AddrPort{}, to); !want(err) {
 					t.Errorf("%s %s %s: got %v", fault, family, protocol, err)
 				}
 			}

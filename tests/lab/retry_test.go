@@ -3,6 +3,7 @@ package lab_test
 import (
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -80,6 +81,53 @@ func TestLateBackend(t *testing.T) {
 			recovers()
 		}
 	})
+}
+
+// A client is not told that the backend asked second cannot be reached: the first one answers yet. Of the first one it is
+// told, at once.
+func TestUnreachableRetry(t *testing.T) {
+	onFailingBackends(t, func(t *testing.T, c *cluster, s lab.Service) {
+		for i, late := range s.Pods {
+			answers, recovers := fail(t, late, lab.Late), fail(t, s.Pods[1-i], lab.Unreachable)
+			before := counters(t, c)
+			served := 0
+			for _, attempt := range attemptAtOnce(askers(c, s), 6) {
+				if attempt.err == nil {
+					expectServer(t, askOn(t, attempt.conn), late)
+					served++
+				} else if attempt.took > 900*time.Millisecond {
+					t.Errorf("after %s: %v", attempt.took, attempt.err)
+				}
+			}
+			if kept := counters(t, c).DropIcmpTry - before.DropIcmpTry; served == 0 || kept == 0 {
+				t.Errorf("%d are served, and %d errors were kept from them", served, kept)
+			}
+			answers()
+			recovers()
+		}
+	})
+}
+
+// attempt is a connection of a client, or why there is none.
+type attempt struct {
+	conn *lab.Conn
+	err  error
+	took time.Duration
+}
+
+// attemptAtOnce has each client connect that many times, all at once.
+func attemptAtOnce(askers []asker, each int) []attempt {
+	attempts := make([]attempt, len(askers)*each)
+	var group sync.WaitGroup
+	for i := range attempts {
+		group.Go(func() {
+			begin := time.Now()
+			conn, err := askers[i/each].from.Dial(compile.TCP, netip.AddrPort{}, askers[i/each].to)
+			attempts[i] = attempt{conn, err, time.Since(begin)}
+		})
+	}
+	group.Wait()
+	return attempts
 }
 
 // asker is a client of a service, under one of its addresses.

@@ -155,6 +155,8 @@ func (v *visit) icmpMessage() Result {
 	switch {
 	case q.redirect:
 		return v.drop(&v.counters.DropIcmpRedirect)
+	case v.hasRival(flowID{q.tuple.reverse(), v.device.Record.EdgeId, q.protocol}):
+		return v.drop(&v.counters.DropIcmpTry)
 	case action == maps.FlowHost:
 		return v.hostError(q, h)
 	case action == maps.FlowForward && v.program == NodeIngress:

@@ -74,6 +74,25 @@ func (v *visit) defeatsFirst(forwardID flowID, forward *half) bool {
 	return true
 }
 
+// hasRival tells whether an error about a try is none for the client: another one has the flow, or may get it.
+func (v *visit) hasRival(id flowID) bool {
+	try := v.embryos[id]
+	switch {
+	case try == nil || try.forward():
+		return false
+	case try.state == maps.FlowLost:
+		return true
+	case !try.retry:
+		return false
+	}
+	forwardID := id.other(try.to)
+	forward := v.embryos[forwardID]
+	if forward == nil {
+		return v.flows[forwardID] != nil
+	}
+	return v.embryos[forwardID.other(forward.to)] != nil
+}
+
 // refuseLost is an answer of a backend that does not have the flow: it is told so.
 func (v *visit) refuseLost() Result {
 	if v.program.XDP() {
