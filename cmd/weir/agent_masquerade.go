@@ -68,5 +68,16 @@ func (d *daemon) makeMasquerade() (mark uint32) {
 		return 0
 	}
 	d.masquerade = &rules
+	if d.nodeNetNS == 0 && d.config.socketLB == "all" {
+		d.kernelProblems = append(d.kernelProblems, problemUntold())
+	}
 	return rules.Mark
+}
+
+// problemUntold says that sockets of pods are served as those of the node, which need no masquerade.
+func problemUntold() compile.Problem {
+	return compile.Problem{
+		Object: "Configuration", Reason: "MasqueradeIncomplete",
+		Message: "masqueradeAll is not done for pods: the kernel does not tell their sockets from those of the node (Linux 5.14), so the socket edge serves them with their own address; use --socket-lb off",
+	}
 }
