@@ -1,12 +1,10 @@
 package metrics
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/maps"
 )
 
@@ -51,11 +49,6 @@ var (
 	mapEntries  = describe("map_entries", "Entries of a map that are in use.", "map")
 	quarantined = describe("backends_quarantined", "Backends that clients have found silent, and that get no new flows.")
 	mapCapacity = describe("map_capacity", "Entries that a map has room for.", "map")
-
-	serviceLabels  = []string{"namespace", "service", "port", "protocol", "ip_family", "scope"}
-	serviceFlows   = describe("service_flows_total", "Flows of a Service port.", serviceLabels...)
-	servicePackets = describe("service_packets_total", "Packets of a Service port, by direction.", append(serviceLabels, "direction")...)
-	serviceBytes   = describe("service_bytes_total", "Bytes of a Service port, by direction.", append(serviceLabels, "direction")...)
 )
 
 // Describe is part of prometheus.Collector.
@@ -63,7 +56,7 @@ func (d *Datapath) Describe(out chan<- *prometheus.Desc) {
 	for _, p := range packets {
 		out <- p.desc
 	}
-	for _, desc := range []*prometheus.Desc{quarantined, mapEntries, mapCapacity, serviceFlows, servicePackets, serviceBytes} {
+	for _, desc := range []*prometheus.Desc{quarantined, mapEntries, mapCapacity} {
 		out <- desc
 	}
 }
@@ -78,9 +71,6 @@ func (d *Datapath) Collect(out chan<- prometheus.Metric) {
 	}
 	if err := d.collectHealth(out); err != nil {
 		out <- prometheus.NewInvalidMetric(quarantined, err)
-	}
-	if err := d.collectServices(out); err != nil {
-		out <- prometheus.NewInvalidMetric(serviceFlows, err)
 	}
 }
 
@@ -124,52 +114,4 @@ func (d *Datapath) collectHealth(out chan<- prometheus.Metric) error {
 	}
 	out <- gauge(quarantined, len(found))
 	return nil
-}
-
-func (d *Datapath) collectServices(out chan<- prometheus.Metric) error {
-	services, err := d.services()
-	if err != nil {
-		return err
-	}
-	for service, index := range services {
-		traffic, err := maps.ReadTraffic(d.set.ServiceStats, index)
-		if err != nil {
-			return err
-		}
-		labels := []string{service.Namespace, service.Name, service.Port, service.Protocol.String(), service.Family.String(), string(service.Scope)}
-		in, reply := append(labels[:len(labels):len(labels)], "request"), append(labels[:len(labels):len(labels)], "reply")
-		out <- counter(serviceFlows, traffic.Flows, labels...)
-		out <- counter(servicePackets, traffic.Packets, in...)
-		out <- counter(servicePackets, traffic.ReplyPackets, reply...)
-		out <- counter(serviceBytes, traffic.Bytes, in...)
-		out <- counter(serviceBytes, traffic.ReplyBytes, reply...)
-	}
-	return nil
-}
-
-// services returns the services that some frontend names, and the index of their counters.
-func (d *Datapath) services() (map[compile.ID]uint32, error) {
-	current := map[uint32]bool{}
-	err := maps.Each(d.set.Frontends, func(_ maps.FrontendKey, frontend maps.Frontend) bool {
-		current[frontend.Index()] = true
-		return true
-	})
-	if err != nil {
-		return nil, err
-	}
-	services := make(map[compile.ID]uint32, len(current))
-	err = maps.Each(d.set.ServiceNames, func(record uint32, name maps.ServiceName) bool {
-		if !current[record] {
-			return true
-		}
-		id, err := compile.ParseID(strings.TrimRight(string(name.Name[:]), "\x00"))
-		if err == nil { // a name that is just being written is there next time
-			services[id] = name.Id
-		}
-		return true
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the names of services: %w", err)
-	}
-	return services, nil
 }

@@ -3,14 +3,13 @@
 package metrics
 
 import (
+	"io"
 	"iter"
-	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/store"
@@ -36,6 +35,7 @@ type State struct {
 // Metrics are those of one agent.
 type Metrics struct {
 	registry *prometheus.Registry
+	services func() (write func(io.Writer) error, err error)
 
 	healthz, livez *prometheus.CounterVec
 	writes         *prometheus.HistogramVec
@@ -43,9 +43,15 @@ type Metrics struct {
 	programming    *prometheus.HistogramVec
 }
 
+// Maps are what the programs tell; a *Datapath is.
+type Maps interface {
+	prometheus.Collector
+	Services() (write func(io.Writer) error, err error)
+}
+
 // New returns the metrics of an agent of that version.
-func New(version string, datapath prometheus.Collector, state func() State) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry()}
+func New(version string, datapath Maps, state func() State) *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry(), services: datapath.Services}
 	m.healthz = kubeProxyCounter("proxy_healthz_total", "Cumulative proxy healthz HTTP status", "code")
 	m.livez = kubeProxyCounter("proxy_livez_total", "Cumulative proxy livez HTTP status", "code")
 	m.writes = kubeProxyHistogram("sync_proxy_rules_duration_seconds", "What a write of the maps took", prometheus.ExponentialBuckets(0.001, 2, 15))
@@ -76,11 +82,6 @@ func programmingBuckets() []float64 {
 	buckets = append(buckets, prometheus.LinearBuckets(1, 1, 59)...)
 	buckets = append(buckets, prometheus.LinearBuckets(60, 5, 12)...)
 	return append(buckets, prometheus.LinearBuckets(120, 30, 7)...)
-}
-
-// Handler answers with all metrics.
-func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
 // Answered counts an answer of the health server.

@@ -1,7 +1,10 @@
 package metrics
 
 import (
+	"compress/gzip"
+	"errors"
 	"fmt"
+	"io"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -9,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +21,7 @@ import (
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/store"
+	"github.com/weir-lb/weir/maps"
 )
 
 // nothing collects nothing.
@@ -23,6 +29,10 @@ type nothing struct{}
 
 func (nothing) Describe(out chan<- *prometheus.Desc) { out <- mapEntries }
 func (nothing) Collect(chan<- prometheus.Metric)     {}
+
+func (nothing) Services() (func(io.Writer) error, error) {
+	return func(io.Writer) error { return nil }, nil
+}
 
 // TestNoLocalEndpoints counts services with endpoints in the cluster, and none here, by policy (rule P05).
 func TestNoLocalEndpoints(t *testing.T) {
@@ -108,5 +118,90 @@ func TestE12_Programming(t *testing.T) {
 	}
 	if len(p.seen) > 0 {
 		t.Error("a Service that is gone is remembered")
+	}
+}
+
+// some are services, and a registry that can be made to fail.
+type some struct {
+	nothing
+	broken bool
+}
+
+func (s some) Collect(out chan<- prometheus.Metric) {
+	if s.broken {
+		out <- prometheus.NewInvalidMetric(mapEntries, errors.New("no such map"))
+	}
+}
+
+func (s some) Services() (func(io.Writer) error, error) {
+	id := compile.ID{Namespace: "default", Name: "web", Port: "a\"b", Protocol: compile.TCP, Family: compile.IPv4}
+	service := serviceTraffic{id: id, labels: labelsOf(id), traffic: maps.Traffic{Flows: 1, Packets: 2, ReplyPackets: 3, Bytes: 4, ReplyBytes: 5}}
+	return func(out io.Writer) error { return writeServices(out, []serviceTraffic{service}) }, nil
+}
+
+// TestServices: the numbers of services are written beside the registry, in the same text, compressed or not. A scrape that
+// fails has none of it.
+func TestServices(t *testing.T) {
+	ask := func(broken bool, encoding string) (code int, text string) {
+		t.Helper()
+		m := New("v1", some{broken: broken}, func() State { return State{All: slices.Values([]compile.Service(nil))} })
+		request, recorder := httptest.NewRequest("GET", "/metrics", nil), httptest.NewRecorder()
+		request.Header.Set("Accept-Encoding", encoding)
+		request.Header.Set("Accept", "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")
+		m.Handler().ServeHTTP(recorder, request)
+		var body io.Reader = recorder.Body
+		if recorder.Header().Get("Content-Encoding") == "gzip" {
+			var err error
+			if body, err = gzip.NewReader(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		content, err := io.ReadAll(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return recorder.Code, string(content)
+	}
+	const labels = `ip_family="IPv4",namespace="default",port="a\"b",protocol="TCP",scope="",service="web"`
+	for _, encoding := range []string{"", "gzip"} {
+		code, text := ask(false, encoding)
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+		if err != nil || code != 200 {
+			t.Fatalf("%d, encoding %q: %v\n%s", code, encoding, err, text)
+		}
+		if len(families["weir_service_bytes_total"].GetMetric()) != 2 || families["weir_build_info"] == nil {
+			t.Errorf("encoding %q: not all is there:\n%s", encoding, text)
+		}
+		for line, want := range map[string]int{
+			"weir_service_flows_total{": 1, `weir_service_packets_total{direction="request",`: 2, `weir_service_packets_total{direction="reply",`: 3,
+			`weir_service_bytes_total{direction="request",`: 4, `weir_service_bytes_total{direction="reply",`: 5,
+		} {
+			if line := fmt.Sprintf("%s%s} %d\n", line, labels, want); !strings.Contains(text, line) {
+				t.Errorf("no line %s in\n%s", line, text)
+			}
+		}
+		if code, text := ask(true, encoding); code != 500 || !strings.Contains(text, "no such map") || strings.Contains(text, "weir_service") {
+			t.Errorf("a scrape that fails: %d %s", code, text)
+		}
+	}
+}
+
+// TestScrapeOfManyServices: what a scrape allocates for each Service port is little.
+func TestScrapeOfManyServices(t *testing.T) {
+	const count = 10000
+	services := make([]serviceTraffic, count)
+	for i := range services {
+		services[i].labels = labelsOf(compile.ID{Namespace: "default", Name: fmt.Sprint("web-", i), Protocol: compile.TCP, Family: compile.IPv4})
+	}
+	result := testing.Benchmark(func(b *testing.B) {
+		for b.Loop() {
+			if err := writeServices(io.Discard, services); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	if each := result.AllocedBytesPerOp() / count; each > 500 {
+		t.Errorf("%d bytes for each", each)
 	}
 }
