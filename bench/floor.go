@@ -27,7 +27,7 @@ func floorFrontend(family compile.Family) netip.AddrPort {
 
 // loadFloors loads the floors, with tables of so many entries.
 func loadFloors(entries uint32) (*ebpf.Collection, error) {
-	spec, err := loadFloor()
+	spec, err := readObject(loadFloor)
 	if err != nil {
 		return nil, fmt.Errorf("read the floors: %w", err)
 	}

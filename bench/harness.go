@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/loader"
 )
 
 // hook is where a program is run.
@@ -76,7 +77,7 @@ func newHarness(at hook, program *ebpf.Program, p packets, flows uint32, ifindex
 }
 
 func (h *harness) load(k kind, program *ebpf.Program) error {
-	spec, err := loadHarness()
+	spec, err := readObject(loadHarness)
 	if err != nil {
 		return err
 	}
@@ -115,12 +116,21 @@ func (h *harness) load(k kind, program *ebpf.Program) error {
 	return nil
 }
 
+// readObject reads one of the objects of this package, whose programs call ours or stand beside them.
+func readObject(read func() (*ebpf.CollectionSpec, error)) (*ebpf.CollectionSpec, error) {
+	spec, err := read()
+	if err == nil && loader.HaveXDPFrags() {
+		loader.TakeXDPFrags(spec)
+	}
+	return spec, err
+}
+
 // close frees the harness, not the program behind it.
 func (h *harness) close() { h.collection.Close() }
 
 // loadEmpty loads the program that does nothing, behind which the harness itself is measured.
 func loadEmpty(at hook) (*ebpf.Program, error) {
-	spec, err := loadHarness()
+	spec, err := readObject(loadHarness)
 	if err != nil {
 		return nil, fmt.Errorf("read the harness: %w", err)
 	}

@@ -69,6 +69,7 @@ func (w *world) fill(flows uint32) error {
 		SNATPortMin:      snatPortMin,
 		SNATPortMax:      snatPortMax,
 		JiffiesPerSecond: features.JiffiesPerSecond,
+		XDPFrags:         features.XDPFrags,
 		CsumIPv6Flag:     features.CsumIPv6Flag,
 	})
 	if err != nil {

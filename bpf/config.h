@@ -38,6 +38,9 @@ const volatile __u32 masquerade_mark = 0;
 /* For how long a silent backend gets no new flows; 0: it gets them as any other. */
 const volatile __u32 quarantine_seconds = 0;
 
+/* XDP programs are loaded as ones that take packets in several buffers (Linux 5.18). */
+const volatile __u8 xdp_frags = 0;
+
 /* The kernel knows BPF_F_IPV6: without it CHECKSUM_COMPLETE is corrupted when IPv6 addresses change. */
 const volatile __u8 csum_ipv6_flag = 0;
 

@@ -47,7 +47,7 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 
 	if (packet->ttl <= 1)
 		return reply_time_exceeded(packet, device);
-	if (!hop || packet->tagged || !hop_is_good(hop, packet)) {
+	if (!hop || packet->tagged || packet->scattered || !hop_is_good(hop, packet)) {
 		result = node_route(packet, view, &route);
 		if (!packet_can_send(packet, result, &route))
 			return node_refuse(packet, device, result, &route);

@@ -8,7 +8,8 @@
  *	PACKET_IS_XDP			constant
  *	PACKET_PARSE_INLINE		whether the parser is inlined: 12 ns less, many states more to verify
  *	packet_cursor(context)		the data, from its first byte
- *	packet_wire_length(context)	bytes, also those that are not linear
+ *	packet_wire_length(context)	bytes, also those that are not linear; at XDP those of the first buffer
+ *	packet_is_scattered(context, end)	whether so many bytes are there, with those of other buffers
  *	packet_ifindex(context)		the device it is on
  *	packet_is_gso(context)		it stands for several segments
  *	packet_protocol(context)	of a packet without Ethernet header
@@ -69,8 +70,9 @@ struct packet {
 	__u8 ttl;
 	__u8 tcp_flags;
 	bool ipv6;
-	__u8 tagged;   /* a VLAN tag stands before the IP header */
-	__u8 fragment; /* FRAGMENT_* */
+	__u8 tagged;	/* a VLAN tag stands before the IP header */
+	__u8 fragment;	/* FRAGMENT_* */
+	__u8 scattered; /* at XDP: it goes on in other buffers */
 };
 
 enum parse_result {
@@ -142,6 +144,15 @@ static __always_inline int parse_ethernet(struct cursor *cursor, struct packet *
 	return protocol;
 }
 
+/* Whether all of the IP packet is there. */
+static __always_inline bool packet_is_complete(struct packet *packet, __u32 available)
+{
+	if (packet->length <= available)
+		return true;
+	packet->scattered = packet_is_scattered(packet->context, packet->ip_offset + packet->length);
+	return packet->scattered;
+}
+
 static __always_inline enum parse_result parse_ipv4(struct cursor *cursor, struct packet *packet, __u32 available)
 {
 	struct iphdr *ip = cursor_take(cursor, sizeof(*ip));
@@ -155,7 +166,7 @@ static __always_inline enum parse_result parse_ipv4(struct cursor *cursor, struc
 	packet->length = bpf_ntohs(ip->tot_len);
 	if (!packet->length && packet_is_gso(packet->context))
 		packet->length = available; /* BIG TCP: longer than the field can say */
-	if (packet->length > available || packet->length < header_length)
+	if (!packet_is_complete(packet, available) || packet->length < header_length)
 		return PARSE_MALFORMED;
 	packet->ttl = ip->ttl;
 	packet->key.protocol = ip->protocol;
@@ -207,7 +218,7 @@ static __always_inline enum parse_result parse_ipv6(struct cursor *cursor, struc
 	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	if (!ip->payload_len && packet_is_gso(packet->context))
 		packet->length = available;
-	if (packet->length > available)
+	if (!packet_is_complete(packet, available))
 		return PARSE_MALFORMED;
 	packet->ipv6 = true;
 	packet->ttl = ip->hop_limit;
@@ -264,6 +275,7 @@ static __always_inline enum parse_result packet_parse_once(struct packet *packet
 
 	packet->ip_offset = 0;
 	packet->tagged = false;
+	packet->scattered = false;
 	packet->ipv6 = false;
 	packet->tcp_flags = 0;
 	protocol = ethernet ? parse_ethernet(&cursor, packet) : packet_protocol(packet->context);
@@ -316,6 +328,7 @@ static PACKET_PARSE_INLINE enum parse_result packet_parse(struct packet *packet,
 	packet->transport_offset = verifier_forget(packet->transport_offset, unknown);
 	packet->transport_length = verifier_forget(packet->transport_length, unknown);
 	packet->tagged = verifier_forget(packet->tagged, unknown);
+	packet->scattered = verifier_forget(packet->scattered, unknown);
 	return result;
 }
 

@@ -32,6 +32,12 @@ static __always_inline struct cursor packet_cursor(packet_context *skb)
 	return cursor;
 }
 
+/* All buffers count already. */
+static __always_inline bool packet_is_scattered(packet_context *skb, __u32 end)
+{
+	return false;
+}
+
 static __always_inline __u32 packet_wire_length(packet_context *skb)
 {
 	return skb->len;

@@ -12,6 +12,7 @@ typedef struct xdp_md packet_context;
 #define PACKET_IS_XDP 1
 #define PACKET_PARSE_INLINE __always_inline
 
+#include "config.h"
 #include "cursor.h"
 #include <stdbool.h>
 
@@ -30,6 +31,11 @@ static __always_inline __u32 packet_wire_length(packet_context *xdp)
 	barrier_var(end);
 	barrier_var(data);
 	return end - data;
+}
+
+static __always_inline bool packet_is_scattered(packet_context *xdp, __u32 end)
+{
+	return xdp_frags && bpf_xdp_get_buff_len(xdp) >= end;
 }
 
 static __always_inline __u32 packet_ifindex(packet_context *xdp)
@@ -106,11 +112,14 @@ static __always_inline void packet_update_sum(struct packet *packet, __u32 delta
 {
 }
 
-/* What XDP cannot do goes up unchanged: no MAC yet, a target without XDP of ours, a VLAN device. */
+/*
+ * What XDP cannot do goes up unchanged: no MAC yet, a target without XDP of ours, a VLAN device; and packets in
+ * several buffers, which not every driver sends.
+ */
 static __always_inline bool packet_can_send(const struct packet *packet, enum route_result result,
 					    const struct route *route)
 {
-	if (packet->tagged || result != ROUTE_OUT)
+	if (packet->tagged || packet->scattered || result != ROUTE_OUT)
 		return false;
 	return route->fib.ifindex == packet_ifindex(packet->context) ||
 	       bpf_map_lookup_elem(&xdp_devices, &route->fib.ifindex);

@@ -16,6 +16,7 @@ import (
 // Features are what the running kernel offers beyond what is required.
 type Features struct {
 	TCX              bool   // programs are attached with tcx (Linux 6.6), else with clsact filters
+	XDPFrags         bool   // XDP programs may take packets in several buffers (Linux 5.18): those of a large MTU
 	CsumIPv6Flag     bool   // bpf_l4_csum_replace knows BPF_F_IPV6
 	Atomics          bool   // programs have atomic instructions other than the addition (Linux 5.12)
 	SetRetval        bool   // cgroup programs have bpf_set_retval (Linux 5.18); without it what they refuse is EPERM
@@ -35,6 +36,7 @@ func Probe() (Features, error) {
 	f := Features{
 		TCX:       haveTCX(),
 		Atomics:   haveAtomics(),
+		XDPFrags:  HaveXDPFrags(),
 		SetRetval: features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil,
 	}
 	var err error
@@ -45,6 +47,19 @@ func Probe() (Features, error) {
 		return f, fmt.Errorf("read the kernel's clock tick: %w", err)
 	}
 	return f, nil
+}
+
+// HaveXDPFrags tells whether XDP programs may take packets in several buffers: a helper came with that.
+func HaveXDPFrags() bool { return features.HaveProgramHelper(ebpf.XDP, asm.FnXdpGetBuffLen) == nil }
+
+// TakeXDPFrags lets the XDP programs of an object take packets in several buffers. Those that call each other must be
+// alike in this.
+func TakeXDPFrags(spec *ebpf.CollectionSpec) {
+	for _, program := range spec.Programs {
+		if program.Type == ebpf.XDP {
+			program.Flags |= unix.BPF_F_XDP_HAS_FRAGS
+		}
+	}
 }
 
 // haveTCX asks for the programs of the loopback device, which every network namespace has at index 1: BPF_PROG_QUERY

@@ -21,6 +21,7 @@ type Constants struct {
 	InsideBySource   bool   // at the node edge, sources in map inside_sources count as inside
 	MasqueradeMark   uint32 // the bit that what goes to a ClusterIP is marked with; 0: it is not
 	Quarantine       uint32 // seconds that a silent backend gets no new flows; 0: it gets them
+	XDPFrags         bool   // XDP programs may take packets in several buffers
 	CsumIPv6Flag     bool   // the kernel knows BPF_F_IPV6
 	SetRetval        bool   // the kernel has bpf_set_retval
 	NoAtomics        bool   // the kernel knows no atomic instruction but the addition
@@ -38,6 +39,7 @@ func (c Constants) variables() map[string]any {
 		"inside_by_source":   flag[c.InsideBySource],
 		"masquerade_mark":    c.MasqueradeMark,
 		"quarantine_seconds": c.Quarantine,
+		"xdp_frags":          flag[c.XDPFrags],
 		"csum_ipv6_flag":     flag[c.CsumIPv6Flag],
 		"have_set_retval":    flag[c.SetRetval],
 		"node_netns":         c.NodeNetNS,
@@ -120,6 +122,9 @@ func (p *Programs) load(spec *ebpf.CollectionSpec) error {
 	}
 	if p.constants.NoAtomics {
 		swapPlainly(spec)
+	}
+	if p.constants.XDPFrags {
+		TakeXDPFrags(spec)
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: sharedMaps(spec, p.set)})
 	if err != nil {

@@ -127,7 +127,7 @@ func (d *daemon) makeDatapath() error {
 	d.programs, err = loader.Adopt(pins, d.set, loader.Constants{
 		SNATPortMin: d.config.snatPorts.First, SNATPortMax: d.config.snatPorts.Last,
 		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
-		SetRetval: d.features.SetRetval, NoAtomics: !d.features.Atomics, NodeNetNS: d.nodeNetNS,
+		XDPFrags: d.features.XDPFrags, SetRetval: d.features.SetRetval, NoAtomics: !d.features.Atomics, NodeNetNS: d.nodeNetNS,
 		SocketHostOnly: d.config.socketLB == "host", InsideBySource: d.config.local.BySource(), MasqueradeMark: d.makeMasquerade(),
 		Quarantine: uint32(d.config.quarantine / time.Second),
 	})

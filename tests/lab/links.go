@@ -34,6 +34,28 @@ func (h *Host) setUp(name string) error {
 	return nil
 }
 
+// setMTU gives every veth of the lab the MTU that the options ask for.
+func (l *Lab) setMTU() error {
+	if l.Options.MTU == 0 {
+		return nil
+	}
+	for _, host := range append([]*Host{l.Client, l.Node1, l.Node2, l.Toolbox}, l.Web...) {
+		links, err := host.links.LinkList()
+		if err != nil {
+			return fmt.Errorf("list links of %s: %w", host.Name, err)
+		}
+		for _, link := range links {
+			if link.Type() != "veth" {
+				continue
+			}
+			if err := host.links.LinkSetMTU(link, l.Options.MTU); err != nil {
+				return fmt.Errorf("set the MTU of %s in %s: %w", link.Attrs().Name, host.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
 // AddAddress gives a device an address that is alone in its network.
 func (h *Host) AddAddress(device string, address netip.Addr) error {
 	return h.addAddress(device, hostPrefix(address))

@@ -7,6 +7,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // makeNICs makes the veths around the nodes behave as NICs do to an XDP program on them. Whoever is at their other ends
@@ -68,6 +69,7 @@ func (l *Lab) passXDP(host *Host, device string) error {
 		Type:         ebpf.XDP,
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, pass), asm.Return()},
 		License:      "GPL",
+		Flags:        unix.BPF_F_XDP_HAS_FRAGS,
 	})
 	if err != nil {
 		return fmt.Errorf("load a program that passes everything: %w", err)

@@ -72,6 +72,7 @@ type Options struct {
 	Nodes      Wire       // between node1 and node2; Veth if empty
 	Netfilter  bool       // a real node's rules on the nodes: see netfilter.go
 	RealNICs   bool       // the veths behave as NICs do to an XDP program on the nodes: see nics.go
+	MTU        int        // of every veth; the kernel's 1500 if 0
 	NoServers  bool       // the caller starts the pods' servers
 
 	TwoAgents   bool // node2 runs an agent too, and the client has a wire to it: see nodes.go
@@ -137,6 +138,7 @@ func (s *Session) Build(options Options) (*Lab, error) {
 		l.connectHosts,
 		l.addPods,
 		l.routeBetweenNodes,
+		l.setMTU,
 		l.addNetfilter,
 		l.addServers,
 	}

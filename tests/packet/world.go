@@ -43,7 +43,7 @@ func DefaultSettings() Settings {
 			Services: 8, Frontends: 64, Backends: 16, SlotBlocks: 256, FlowsIPv4: 4096, FlowsIPv6: 4096, Embryos: 4096, Affinity: 1024, Devices: 64,
 		},
 		Constants: loader.Constants{
-			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 25, CsumIPv6Flag: true, Quarantine: 10,
+			SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 1 << 25, CsumIPv6Flag: true, XDPFrags: true, Quarantine: 10,
 		},
 	}
 }
