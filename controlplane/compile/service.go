@@ -5,6 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	netutils "k8s.io/utils/net"
 )
 
@@ -90,6 +91,10 @@ func readPort(in Input, p corev1.ServicePort, problems *problems) (port serviceP
 	}
 	if p.Port < 1 || p.Port > 65535 {
 		problems.add("PortRefused", "port %d is not between 1 and 65535", p.Port)
+		return port, false
+	}
+	if wrong := validation.IsDNS1123Label(p.Name); p.Name != "" && len(wrong) > 0 {
+		problems.add("PortRefused", "port %d has the name %q, which none can have: %s", p.Port, p.Name, wrong[0])
 		return port, false
 	}
 	port.port = uint16(p.Port)

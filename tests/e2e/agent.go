@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -44,6 +45,19 @@ func NewAgent(l *lab.Lab, host *lab.Host, weir, kubeconfig string, args ...strin
 	}, args...)
 	a.process = &process{host: host, args: a.args, log: a.Log}
 	return a, nil
+}
+
+// With returns the agent with other values of some flags, and more of them. Only one of both can run.
+func (a *Agent) With(values map[string]string, more ...string) *Agent {
+	other := &Agent{Node: a.Node, Log: a.Log, host: a.host, weir: a.weir, BPFFS: a.BPFFS, args: slices.Clone(a.args)}
+	for i, argument := range other.args[:len(other.args)-1] {
+		if value, is := values[argument]; is {
+			other.args[i+1] = value
+		}
+	}
+	other.args = append(other.args, more...)
+	other.process = &process{host: a.host, args: other.args, log: a.Log}
+	return other
 }
 
 // Start starts the agent.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -185,13 +186,75 @@ func TestPermissionMissing(t *testing.T) {
 	if err := errors.Join(agent.Stop(), agent.Start()); err != nil {
 		t.Fatal(err)
 	}
-	unhealthy(t, agent, "endpointslices.discovery.k8s.io")
+	unhealthy(t, agent, "not allowed to list endpointslices.discovery.k8s.io")
 	answers(t, cluster.lab.Toolbox, compile.TCP, frontend, cluster.lab.Web[0])
 	whole.ResourceVersion = role.ResourceVersion
 	if _, err := roles.Update(t.Context(), whole, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	healthy(t)
+}
+
+// TestAPIServerEndpoints has an agent reach the API server whose kubeconfig names the ClusterIP of default/kubernetes, which
+// nobody serves before the agent does: the server's own addresses are given to it.
+func TestAPIServerEndpoints(t *testing.T) {
+	healthy(t)
+	token, err := cluster.AgentToken(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig, err := cluster.Kubeconfig("bootstrap", token, "https://10.96.0.1:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := url.Parse(cluster.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := instead(t, cluster.agents[0].With(map[string]string{"--kubeconfig": kubeconfig}, "--apiserver-endpoints", server.Host))
+	eventually(t, agent.Healthy)
+	service := create(t, app("bootstrapped"), cluster.lab.Web[0])
+	frontend := netip.AddrPortFrom(netip.MustParseAddr(service.Spec.ClusterIP), 80)
+	answers(t, cluster.lab.Toolbox, compile.TCP, frontend, cluster.lab.Web[0])
+}
+
+// TestHostnameMismatch: an agent that goes by another name says which Node this machine is.
+func TestHostnameMismatch(t *testing.T) {
+	healthy(t)
+	agent := instead(t, cluster.agents[0].With(map[string]string{"--node-name": "ip-192-0-2-1"}))
+	eventually(t, func() error {
+		status, err := agent.Status()
+		if err != nil {
+			return err
+		}
+		for _, problem := range status.Agent.Problems {
+			if problem.Object == "Node ip-192-0-2-1" && problem.Reason == "NodeNotFound" && strings.Contains(problem.Message, "use --node-name node1") {
+				return nil
+			}
+		}
+		return fmt.Errorf("the problems are %+v", status.Agent.Problems)
+	})
+}
+
+// instead runs another agent in place of the first one, for the time of the test. It begins with nothing.
+func instead(t *testing.T, other *e2e.Agent) *e2e.Agent {
+	t.Helper()
+	first := cluster.agents[0]
+	t.Cleanup(func() {
+		if err := errors.Join(other.Stop(), first.Start()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := first.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.CLI("cleanup"); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return other
 }
 
 // TestNodeGone says that there is no Node of the agent's name, until there is.
@@ -234,9 +297,14 @@ func TestNodeGone(t *testing.T) {
 	})
 }
 
-// TestManyServices creates and deletes 200 Services in a loop: what they had is given back.
+// TestManyServices creates and deletes 200 Services in a loop: what they had is given back, and no request to another one
+// fails meanwhile.
 func TestManyServices(t *testing.T) {
 	healthy(t)
+	steady := create(t, app("steady-beside"), cluster.lab.Web[0], cluster.lab.Web[2])
+	frontend := netip.AddrPortFrom(netip.MustParseAddr(steady.Spec.ClusterIP), 80)
+	answers(t, cluster.lab.Toolbox, compile.TCP, frontend, cluster.lab.Web[0], cluster.lab.Web[2])
+	traffic := startLoad(t, cluster.lab.Toolbox, frontend)
 	services := cluster.Admin.CoreV1().Services("default")
 	frontends := func() int {
 		status, err := cluster.agents[0].Status()
@@ -255,8 +323,8 @@ func TestManyServices(t *testing.T) {
 			return nil
 		})
 	}
-	const batch = 50
-	for round := range 4 {
+	const batch = 100
+	for round := range 2 {
 		for i := range batch {
 			if _, err := services.Create(t.Context(), app(fmt.Sprintf("many-%d", i)), metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
@@ -272,6 +340,7 @@ func TestManyServices(t *testing.T) {
 		}
 	}
 	count(before)
+	traffic.end(t)
 }
 
 // TestShippedManifests: the DaemonSet runs with the capabilities that the agents here have.
