@@ -37,6 +37,8 @@ static __always_inline int node_arrive(packet_context *context)
 {
 	int verdict = node_known(context);
 
+	if (verdict < PACKET_BEGINS) /* one comparison for most packets, where there would be one for each number */
+		return verdict;
 	if (verdict == PACKET_FRAGMENT)
 		verdict = fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)

@@ -7,6 +7,7 @@
 #include "fragment_wait.h"
 #include "node.h"
 #include "node_icmp.h"
+#include "cut.h"
 
 SEC("tc")
 int node_ingress(struct __sk_buff *context)
@@ -19,6 +20,8 @@ int node_ingress(struct __sk_buff *context)
 	verdict = node_arrive(context);
 	if (verdict == PACKET_ICMP)
 		verdict = node_icmp_scratch(context);
+	if (verdict == PACKET_CUTS)
+		return cut_scratch(context);
 	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;
 }
 

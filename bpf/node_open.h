@@ -40,6 +40,21 @@ static __always_inline bool device_leads_to_pods(const struct device *device)
 	return device->edge == EDGE_POD || device->flags & DEVICE_TO_PODS;
 }
 
+/* The route to a backend. What is cut on the way goes by the same as what is short enough. */
+static __always_inline enum route_result node_route_to(struct packet *packet, const struct tuple *to,
+						       struct route *route)
+{
+	enum route_result result = route_find(packet, to, route);
+	__u32 length = packet->length;
+
+	if (result != ROUTE_TOO_BIG || !packet_may_be_cut(packet))
+		return result;
+	packet->length = route->fib.mtu_result;
+	result = route_find(packet, to, route);
+	packet->length = length;
+	return result;
+}
+
 /*
  * How a flow reaches its backend: through the stack, which keeps the client's address, or, where it is on
  * another node, from this node's address, so that answers come back through here. False: not at all.
@@ -54,7 +69,7 @@ static __always_inline bool node_plan(struct packet *packet, struct device *devi
 
 	if (backend->flags & BACKEND_LOCAL)
 		return true;
-	result = route_find(packet, &birth->to, &route);
+	result = node_route_to(packet, &birth->to, &route);
 	known = device_read(route.fib.ifindex, &birth->out);
 	if (result == ROUTE_STACK || (known && device_leads_to_pods(&birth->out)))
 		return true;

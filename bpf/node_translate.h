@@ -16,6 +16,29 @@ static __always_inline int node_drop(void)
 	return PACKET_DROP;
 }
 
+/* Whether a packet that is too long for its way may be cut (cut.h). XDP leaves that to tc. */
+static __always_inline bool packet_may_be_cut(const struct packet *packet)
+{
+	struct iphdr *ip;
+
+	if (PACKET_IS_XDP || packet->ipv6 || packet->length > CUT_BYTES_MAX || packet_is_gso(packet->context))
+		return false;
+	ip = packet_at(packet, packet->ip_offset, sizeof(*ip));
+	return ip && ip->ihl == sizeof(*ip) / 4 && !(ip->frag_off & bpf_htons(IPV4_DONT_FRAGMENT));
+}
+
+/* Leaves a packet of a flow to cut_scratch(). */
+static __always_inline int node_cuts(const struct packet *packet, const struct flow_view *view, __u32 mtu)
+{
+	struct scratch *scratch = scratch_save(packet);
+
+	if (!scratch)
+		return PACKET_DROP;
+	flow_account(packet, view);
+	scratch->cut.mtu = mtu;
+	return PACKET_CUTS;
+}
+
 /* What a route says that does not lead out, or not by this hook. */
 static __always_inline int node_refuse(struct packet *packet, struct device *device, enum route_result result,
 				       const struct route *route)
@@ -27,6 +50,16 @@ static __always_inline int node_refuse(struct packet *packet, struct device *dev
 		return PACKET_DROP;
 	}
 	return packet_pass_up();
+}
+
+/* A packet of a flow that cannot be sent as it is. */
+static __always_inline int node_cut_or_refuse(struct packet *packet, struct device *device,
+					      const struct flow_view *view, enum route_result result,
+					      const struct route *route)
+{
+	if (result == ROUTE_TOO_BIG && packet_may_be_cut(packet))
+		return node_cuts(packet, view, route->fib.mtu_result);
+	return node_refuse(packet, device, result, route);
 }
 
 /* The route of a packet that leaves again. */
@@ -50,7 +83,7 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 	if (!hop || packet->tagged || packet->scattered || !hop_is_good(hop, packet)) {
 		result = node_route(packet, view, &route);
 		if (!packet_can_send(packet, result, &route))
-			return node_refuse(packet, device, result, &route);
+			return node_cut_or_refuse(packet, device, view, result, &route);
 		if (hop)
 			hop_remember(hop, &route, packet->now);
 	}

@@ -90,6 +90,7 @@ enum parse_result {
 #define PACKET_ICMP 0x101
 #define PACKET_OF_HOST 0x102  /* between this host itself and a VIP: host.h, node_host.h */
 #define PACKET_MOVES 0x103    /* to come by another device: move.h */
+#define PACKET_CUTS 0x105     /* to be cut to fragments: cut.h */
 #define PACKET_FRAGMENT 0x104 /* a fragment, whose ports are not known yet: fragment.h */
 
 struct vlan_header {

@@ -42,6 +42,19 @@ struct icmp_rate {
 	__u32 spent;
 };
 
+/* The longest IP packet that is cut: what links with jumbo frames carry. */
+#define CUT_BYTES_MAX 9216
+
+/* The cutting of a packet: cut.h. */
+struct cut {
+	__u32 mtu;
+	__u32 ifindex; /* to go out by */
+	__u32 total;   /* bytes behind the IP header */
+	__u32 piece;   /* of them in one piece */
+	__u32 offset;  /* of the next */
+	__be16 field;  /* flags and offset, as in the packet */
+};
+
 struct scratch {
 	struct packet packet;
 	__u32 tried; /* the backend that the packet's flow has, and that is silent; 0: it has none */
@@ -51,6 +64,7 @@ struct scratch {
 	bool last_resort; /* no tuple is free for the answers: that of a younger embryo may be taken */
 	struct bpf_sock_tuple socket;
 	struct icmp_error error;
+	struct cut cut;
 	struct held_key held; /* a fragment that waits for the first: fragment_wait.h */
 	struct icmp_rate errors;
 	struct icmp_rate echoes;

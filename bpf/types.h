@@ -481,6 +481,7 @@ struct packet_counters {
 	__u64 flow_moved;	    /* and that backend was the first to answer */
 	__u64 backend_quarantined;  /* three clients in a row have found a backend silent */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
+	__u64 packet_cut;	    /* to fragments, for a way that takes shorter ones */
 	__u64 fragment_held;	    /* fragments that have waited for the first of their datagram */
 	__u64 icmp_translated;	    /* ICMP errors about packets of flows, sent on to whom they are for */
 	__u64 socket_translated;    /* connect() and first sends to a frontend */

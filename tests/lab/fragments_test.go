@@ -40,19 +40,26 @@ func TestX05LargeDatagrams(t *testing.T) {
 // exchangeLarge sends a datagram that comes back. The first one may only tell the sender of a smaller path MTU.
 func exchangeLarge(t *testing.T, from *lab.Host, to netip.AddrPort) {
 	t.Helper()
-	conn := dial(t, from, compile.UDP, netip.AddrPort{}, to)
+	exchangeLargeOn(t, dial(t, from, compile.UDP, netip.AddrPort{}, to), 60_000)
+}
+
+func exchangeLargeOn(t *testing.T, conn *lab.Conn, size int) {
+	t.Helper()
 	var err error
 	for i := range 3 {
-		question := bytes.Repeat([]byte{'a' + byte(i), 'x', 'y', 'z', '0', '1', '2'}, 60_000/7)
+		question := bytes.Repeat([]byte{'a' + byte(i), 'x', 'y', 'z', '0', '1', '2'}, size/7)
 		if err = sendLarge(conn, question); err == nil {
 			return
 		}
 	}
-	t.Errorf("%s to %s: %v", from.Role, to, err)
+	t.Errorf("%s to %s: %v", conn.LocalAddr(), conn.RemoteAddr(), err)
 }
 
 // sendLarge sends a datagram and compares what comes back behind who has answered whom.
 func sendLarge(conn *lab.Conn, question []byte) error {
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
 	if _, err := conn.Write(question); err != nil {
 		return err
 	}

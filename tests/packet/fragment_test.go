@@ -11,17 +11,31 @@ import (
 
 // fragments builds a datagram and cuts it into packets with that much of it in each, a multiple of 8 bytes.
 func (f Frame) fragments(id uint32, size int) [][]byte {
-	packet := f.Bytes()
-	headers := 14 + headerLength(compile.IPv4)
-	if f.ipv6() {
-		headers = 14 + headerLength(compile.IPv6)
+	var bounds []int
+	for bound := size; bound < len(f.Bytes())-f.headersLength(); bound += size {
+		bounds = append(bounds, bound)
 	}
-	var all [][]byte
+	return f.cutAt(id, bounds)
+}
+
+// headersLength is how much is before the transport header.
+func (f Frame) headersLength() int {
+	if f.ipv6() {
+		return 14 + headerLength(compile.IPv6)
+	}
+	return 14 + headerLength(compile.IPv4)
+}
+
+// cutAt builds a datagram and cuts it where pieces shall begin, counted from the transport header.
+func (f Frame) cutAt(id uint32, bounds []int) [][]byte {
+	packet, headers := f.Bytes(), f.headersLength()
 	body := packet[headers:]
-	for offset := 0; offset < len(body); offset += size {
-		piece := body[offset:min(offset+size, len(body))]
+	var all [][]byte
+	offset := 0
+	for _, end := range append(slices.Clone(bounds), len(body)) {
+		piece := body[offset:end]
 		more := uint16(0)
-		if offset+size < len(body) {
+		if end < len(body) {
 			more = 1
 		}
 		header := slices.Clone(packet[:headers])
@@ -40,6 +54,7 @@ func (f Frame) fragments(id uint32, size int) [][]byte {
 			setHeaderChecksum(ip[:20])
 		}
 		all = append(all, append(header, piece...))
+		offset = end
 	}
 	return all
 }

@@ -24,6 +24,7 @@ type Frame struct {
 	TrafficClass              uint8 // of IPv4 the type of service: DSCP, and ECN in the last two bits
 	TCP                       TCPFields
 	NoChecksum                bool   // UDP without a checksum
+	MayBeCut                  bool   // by routers, in IPv4
 	Options                   []byte // of IPv4, a multiple of 4 bytes
 	Extensions                []Extension
 	Payload                   []byte
@@ -91,8 +92,12 @@ func (f Frame) linkLayers() []gopacket.SerializableLayer {
 func (f Frame) networkLayers() ([]gopacket.SerializableLayer, gopacket.NetworkLayer) {
 	protocol := layers.IPProtocol(f.Protocol)
 	if !f.ipv6() {
+		flags := layers.IPv4DontFragment
+		if f.MayBeCut {
+			flags = 0
+		}
 		ip := &layers.IPv4{
-			Version: 4, TOS: f.TrafficClass, TTL: f.TTL, Protocol: protocol, Id: 0x1234, Flags: layers.IPv4DontFragment,
+			Version: 4, TOS: f.TrafficClass, TTL: f.TTL, Protocol: protocol, Id: 0x1234, Flags: flags,
 			SrcIP: f.From.Addr().AsSlice(), DstIP: f.To.Addr().AsSlice(), Options: ipv4Options(f.Options),
 		}
 		return []gopacket.SerializableLayer{ip}, ip

@@ -124,9 +124,12 @@ func (g *Generator) Next() Arrival {
 	return arrival
 }
 
-// bytes builds a packet, now and then as a fragment of one of few datagrams.
+// bytes builds a packet, now and then as a fragment of one of few datagrams. Long ones may not be cut: what is left of
+// one that has opened a flow does not show the port that the flow has got.
 func (g *Generator) bytes(frame Frame) []byte {
-	if !g.one(12) {
+	short := len(frame.Payload) < 1000
+	frame.MayBeCut = short && g.one(2)
+	if !short || !g.one(12) {
 		return frame.Bytes()
 	}
 	return frame.fragment(uint16(g.rand.IntN(4)), choose[uint16](g, 0, 0, 8, 16, 1480), !g.one(3))

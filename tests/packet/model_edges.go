@@ -62,11 +62,30 @@ func (v *visit) nodeForward(h *half) Result {
 		return v.timeExceeded()
 	}
 	next := v.next(h)
+	if next.way == wayTooBig && v.mayBeCut() {
+		return v.nodeCuts(h, next.mtu)
+	}
 	if !v.canSend(next) {
 		return v.nodeRefuse(next)
 	}
 	v.account(h)
 	return v.send(next, h.to)
+}
+
+// mayBeCut tells whether tc cuts the packet, if it is too long for its way.
+func (v *visit) mayBeCut() bool {
+	plain := v.transport-v.ip == 20 && v.frame[v.ip+6]&0x40 == 0 && v.length <= mostCut
+	return !v.program.XDP() && !v.ipv6 && plain
+}
+
+// nodeCuts is a packet of a known flow that goes on in pieces. In test runs every checksum is complete.
+func (v *visit) nodeCuts(h *half, mtu int) Result {
+	v.account(h)
+	v.length = mtu
+	if next := v.next(h); next.way != wayOut {
+		return v.tooBig(mtu)
+	}
+	return v.drop(&v.counters.PacketCut)
 }
 
 // next is the way of a packet of a flow: forward by the routes, back by the device the client came by.

@@ -34,6 +34,7 @@ type datagram struct {
 const (
 	mostHeld      = 64
 	mostHeldBytes = 1600
+	mostCut       = 9216 // bytes of an IP packet
 )
 
 // readFragment reads what says of which datagram a fragment is. False: of none that has ports.
