@@ -69,14 +69,11 @@ format: .cache/deps ## format the C and Go sources in place
 	$(CLANG_FORMAT) -i $(BPF_SOURCES)
 	go tool gofumpt -w .
 
-# Tests make network namespaces, mount bpffs and load programs: root. They do their own set-up. Much of their time is
-# waiting: more of them run at once than there are CPUs.
+# Tests make network namespaces, mount bpffs and load programs: root. They do their own set-up.
 .PHONY: test
 test: $(GENERATED) ## run every test (as root)
 	@[[ $$(id -u) -eq 0 ]] || { echo "make test needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
-	go test -run '^$$' ./... >/dev/null # builds on all CPUs; what is timed then runs alone
-	go test -count=1 -p 1 -parallel 4 -timeout 15m ./...
-	$(MAKE) parity
+	tests/all
 
 # kube-proxy's code is in a module of its own, so that Weir never imports it.
 .PHONY: parity
