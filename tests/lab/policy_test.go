@@ -33,7 +33,7 @@ func testForeignPolicy(t *testing.T, options lab.Options, hook lab.Hook, when st
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{Lab: l, agent: agent}
+	c := &cluster{Lab: l, agent: agent, agents: []*lab.Agent{agent}}
 	t.Cleanup(func() { c.explain(t) })
 	attach := func() {
 		for device, opensAtEntry := range map[string]bool{"calitoolbox": true, "caliweb1": false, "eth0": true} {
