@@ -57,18 +57,18 @@ func exchangeLargeOn(t *testing.T, conn *lab.Conn, size int) {
 
 // sendLarge sends a datagram and compares what comes back behind who has answered whom.
 func sendLarge(conn *lab.Conn, question []byte) error {
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := conn.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
 		return err
 	}
 	if _, err := conn.Write(question); err != nil {
 		return err
 	}
-	return readLarge(conn, question)
+	return readLarge(conn, question, time.Second)
 }
 
 // readLarge waits for what comes back.
-func readLarge(conn *lab.Conn, question []byte) error {
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+func readLarge(conn *lab.Conn, question []byte, limit time.Duration) error {
+	if err := conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	answer := make([]byte, 1<<16)
@@ -137,7 +137,7 @@ func exchangeDisorderly(t *testing.T, from *lab.Host, to netip.AddrPort, family 
 			t.Fatal(err)
 		}
 	}
-	if err := readLarge(conn, question); err != nil {
+	if err := readLarge(conn, question, 10*time.Second); err != nil {
 		t.Errorf("%s to %s: %v", from.Role, to, err)
 	}
 }
