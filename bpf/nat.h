@@ -70,7 +70,7 @@ static __always_inline bool nat_rewrite(struct packet *packet, const struct tupl
 			     checksum_delta_address(&from->destination, &to->destination, packet->ipv6));
 	__u32 port_delta = checksum_sum(checksum_delta(tuple_ports(from), tuple_ports(to)));
 
-	if (!PACKET_IS_XDP && packet->fragment == FRAGMENT_LATER)
+	if (!PACKET_IS_XDP && __builtin_expect(packet->fragment == FRAGMENT_LATER, false))
 		return nat_rewrite_later(packet, to, address_delta, forward);
 	if (!packet_update_checksum(packet, address_delta, port_delta))
 		return false;

@@ -329,7 +329,8 @@ static PACKET_PARSE_INLINE enum parse_result packet_parse(struct packet *packet,
 	packet->transport_offset = verifier_forget(packet->transport_offset, unknown);
 	packet->transport_length = verifier_forget(packet->transport_length, unknown);
 	packet->tagged = verifier_forget(packet->tagged, unknown);
-	packet->scattered = verifier_forget(packet->scattered, unknown);
+	if (PACKET_IS_XDP)
+		packet->scattered = verifier_forget(packet->scattered, unknown);
 	return result;
 }
 
