@@ -185,8 +185,6 @@ __noinline int node_embryo_scratch(packet_context *context)
 	case FLOW_HIT:
 		break;
 	}
-	if (flow_is_of_host(&view))
-		return PACKET_OF_HOST;
 	if (answer_is_lost(&view, FLOW_FORWARD))
 		return refuse_lost(&packet);
 	return node_translate(&packet, device, &view);

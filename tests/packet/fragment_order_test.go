@@ -3,6 +3,7 @@ package packet
 import (
 	"testing"
 
+	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/maps"
 )
 
@@ -110,5 +111,23 @@ func TestX05FragmentOfHostWithoutFirst(t *testing.T) {
 		}
 		tr.expectUntouched("eth0", tr.hostFrame(clientPort, tr.at(tr.Remote, servicePort)).large(3000).fragments(5, 1200)[1])
 		tr.expectCounters(maps.PacketCounters{DropFragment: 6, PassFragment: 1})
+	})
+}
+
+// What comes as if it were of this host, to a connection of it whose backend has left, is treated as a whole packet is,
+// whose answer is a reset: fragments have none.
+func TestX05FragmentsOfEndedHostConnection(t *testing.T) {
+	forEach(t, cases{programs: []Program{NodeEgress}, protocols: []compile.Protocol{compile.TCP}}, func(tr *trial) {
+		out, translated := tr.hostOpens(tr.remote(tr.Remote), tr.NodeEth0)
+		answer := translated.answer(gatewayMAC(), tr.Device("eth0").MAC)
+		tr.runProgram(NodeIngress, "eth0", answer.Bytes())
+		tr.run("eth0", out.later().Bytes())
+		tr.ended("eth0", out)
+		forged := tr.arrivedBy(out.later().large(3000), "eth0")
+		for _, fragment := range forged.fragments(77, 1200) {
+			if result := tr.runProgram(NodeIngress, "eth0", fragment); result.Verdict != Drop {
+				tr.Errorf("the verdict is %s, not drop", result.Verdict)
+			}
+		}
 	})
 }
