@@ -66,30 +66,37 @@ static __noinline enum flow_result flow_moved(const struct packet *packet, struc
 	return flow && flow_read(flow, &packet->key, view) ? FLOW_HIT : FLOW_MISS;
 }
 
-/* Moves a pair of embryos to the flow table, reverse first. Returns the forward half there. */
+/*
+ * Moves a pair of embryos to the flow table, reverse first. Returns the forward half there. Another CPU may be doing
+ * the same: what it has put there stays, as an update would let lookups miss it for a moment.
+ */
 static __always_inline struct flow *flow_establish(const struct flow_key *key, struct flow *forward,
 						   const struct flow_key *other, struct flow *reverse)
 {
 	struct scratch *scratch = scratch_find();
 	struct flow *half;
+	long error;
 
 	if (!scratch)
 		return NULL;
 	half = &scratch->half;
 	*half = *reverse;
 	half->state = FLOW_ESTABLISHED;
-	if (flow_table_update(other, half, BPF_ANY))
+	error = flow_table_update(other, half, BPF_NOEXIST);
+	if (error && error != -EEXIST)
 		return NULL;
 	*half = *forward;
 	half->state = FLOW_ESTABLISHED;
-	if (flow_table_update(key, half, BPF_ANY)) {
+	error = flow_table_update(key, half, BPF_NOEXIST);
+	if (error && error != -EEXIST) {
 		flow_table_delete(other);
 		return NULL;
 	}
 	flow_note_move();
 	bpf_map_delete_elem(&embryos, key);
 	bpf_map_delete_elem(&embryos, other);
-	count(flow_established);
+	if (!error)
+		count(flow_established);
 	return flow_table_lookup(key);
 }
 

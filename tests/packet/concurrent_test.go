@@ -120,7 +120,10 @@ func race(t *testing.T, protocols []compile.Protocol, test func(r *rival, c *con
 func (tr *trial) expectTuple(result Result, from, to netip.AddrPort) {
 	tr.Helper()
 	if got := tr.tupleOf(result); result.Verdict == Drop || got != (tuple{from, to}) {
-		tr.Errorf("by verdict %s the packet is from %v to %v, not from %v to %v", result.Verdict, got.from, got.to, from, to)
+		counters, err := tr.Counters()
+		tr.must(err)
+		tr.Errorf("by verdict %s the packet is from %v to %v, not from %v to %v; counted were %+v", result.Verdict, got.from, got.to,
+			from, to, counters)
 	}
 }
 
