@@ -2,6 +2,7 @@ package packet
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"slices"
 
 	"github.com/weir-lb/weir/maps"
@@ -184,10 +185,15 @@ func (v *visit) halfOf(id flowID) *half {
 	return v.embryos[id]
 }
 
+// neverForwarded tells whether the kernel has no route for packets from there (rt6_need_strict, net/ipv6/route.c).
+func neverForwarded(from netip.Addr) bool {
+	return from.Is6() && (from.IsMulticast() || from.IsLinkLocalUnicast() || from.IsLoopback())
+}
+
 // forwardError sends an error out again, the way of a half's packets.
 func (v *visit) forwardError(q quote, h *half) Result {
 	next := v.next(h)
-	if v.tagged || next.way == wayStack {
+	if v.tagged || next.way == wayStack || h.forward() && neverForwarded(v.tuple.from.Addr()) {
 		return v.untouched()
 	}
 	if v.ttl <= 1 || !v.canSend(next) {

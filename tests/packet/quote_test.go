@@ -95,6 +95,20 @@ func TestX04ErrorToRemoteBackend(t *testing.T) {
 	})
 }
 
+// An error that no router sends on, for who says he has sent it, is left to the stack.
+func TestX04ErrorFromNoRouter(t *testing.T) {
+	cases := ingressCases()
+	cases.families = []compile.Family{compile.IPv6}
+	forEach(t, cases, func(tr *trial) {
+		in, translated := tr.toRemote()
+		asSent := translated.answer(gatewayMAC(), tr.Device("eth0").MAC).translated(in.To, in.From)
+		for _, sender := range []string{"ff01::1", "ff02::1", "fe80::1", "::1"} {
+			frame := tr.errorAbout(asSent, netip.MustParseAddr(sender), TooBig, gatewayMAC(), tr.Device("eth0").MAC)
+			tr.compare(tr.run("eth0", frame.Bytes()), Pass, frame.Bytes())
+		}
+	})
+}
+
 // An error of a local backend, or of the node, about a client's packet is turned back where it leaves (rule X04).
 func TestX04ErrorFromLocalBackend(t *testing.T) {
 	forEach(t, ingressCases(), func(tr *trial) {
