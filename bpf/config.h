@@ -35,6 +35,7 @@ const volatile __u8 inside_by_source = 0;
  * address of the node as its source (masqueradeAll). 0: none does.
  */
 const volatile __u32 masquerade_mark = 0;
+
 /* For how long a silent backend gets no new flows; 0: it gets them as any other. */
 const volatile __u32 quarantine_seconds = 0;
 

@@ -88,8 +88,7 @@ static __always_inline void backend_answered(__u32 backend, __u32 generation)
 	__builtin_memset(health->clients, 0, sizeof(health->clients));
 }
 
-/* Notes that a flow is opened to a backend: where its quarantine is over, the next ones wait for what becomes of it.
- */
+/* Notes that a flow is opened to a backend: where its quarantine is over, the next wait for what becomes of it. */
 static __always_inline void backend_is_asked(__u32 backend, __u32 generation)
 {
 	struct health *health = health_find(backend);

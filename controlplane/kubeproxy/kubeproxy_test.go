@@ -1,6 +1,7 @@
 package kubeproxy
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -292,8 +293,10 @@ func TestMarkOfOthers(t *testing.T) {
 // TestLegacy says how to remove what only the program of legacy iptables can remove; the advice works.
 func TestLegacy(t *testing.T) {
 	enterNamespace(t)
-	if output, err := exec.Command("iptables-legacy", "-t", "nat", "-L").CombinedOutput(); err != nil {
-		t.Skipf("no legacy iptables: %v: %s", err, output)
+	if output, err := exec.Command("iptables-legacy", "-t", "nat", "-L").CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
+		t.Fatalf("%v: tests/install-packages installs it", err)
+	} else if err != nil {
+		t.Skipf("the kernel has no tables for legacy iptables: %v: %s", err, output)
 	}
 	feed(t, strings.NewReplacer("VIP", "10.96.0.1", "SERVER", "192.0.2.1", "TARGET", "192.0.2.1").Replace(iptablesRules), "iptables-legacy-restore")
 	c := connect(t, "10.96.0.1:80", "192.0.2.1:8080")
