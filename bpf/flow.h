@@ -33,16 +33,6 @@ static __always_inline __u32 flow_now(void)
 	return bpf_jiffies64();
 }
 
-/* What a packet needs of its flow, copied out of the map. */
-struct flow_view {
-	struct tuple to;
-	struct flow *flow; /* the half itself; NULL: it has just been opened */
-	enum flow_action action;
-	enum flow_half half;
-	__u32 ifindex;
-	int verdict; /* of a packet that opens no flow */
-};
-
 /* The end of a packet that opens no flow. Returns false: there is nothing to translate by. */
 static __always_inline bool flow_end(struct flow_view *view, int verdict)
 {

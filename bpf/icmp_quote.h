@@ -29,13 +29,6 @@
 #define REDIRECT_OPTIONS_MAX 3
 #define REDIRECT_OPTION_PACKET 4 /* the Redirected Header, RFC 4861, 4.6.3 */
 
-enum quote_result {
-	QUOTE_NONE = 0, /* no error, or about no packet of ours */
-	QUOTE_ERROR,
-	QUOTE_REDIRECT,
-	QUOTE_OF_TRY, /* an error about a SYN that another backend has answered, or may answer yet */
-};
-
 /* The ICMPv6 redirect behind its first eight bytes. */
 struct redirect_header {
 	struct in6_addr target;
@@ -134,7 +127,7 @@ static __always_inline enum parse_result quote_parse_transport(struct packet *qu
 static __always_inline enum parse_result quote_parse(const struct packet *packet, struct packet *quote,
 						     enum quote_result *kind)
 {
-	struct cursor cursor = packet_cursor(packet->context);
+	struct cursor cursor = packet_cursor(quote->context);
 	void *start = cursor.position;
 	struct icmp_header *icmp;
 	enum parse_result result;
@@ -157,27 +150,68 @@ static __always_inline enum parse_result quote_parse(const struct packet *packet
 	return quote_parse_transport(quote, packet->ip_offset + packet->length);
 }
 
-/*
- * What an ICMP packet quotes, and the half that it travels with. An error that goes elsewhere than where the quoted
- * packet came from is forged, or somebody else has translated it.
+/* Fills in scratch->quoted.packet as what scratch->packet quotes, and says what that is about. Global: verified once.
  */
-static __always_inline enum quote_result quote_find(struct scratch *scratch, const struct packet *packet,
-						    struct packet *quote, struct flow_view *view)
+__noinline int quote_parse_scratch(packet_context *context)
 {
-	struct flow_key *key = &scratch->reverse;
+	struct scratch *scratch = scratch_find();
+	struct packet quote = { .context = context };
 	enum quote_result kind;
 
-	packet_make_linear(packet->context);
-	quote->context = packet->context;
-	quote->key.edge = packet->key.edge;
-	if (quote_parse(packet, quote, &kind) != PARSE_OK ||
-	    !address_equal(&packet->key.tuple.destination, &quote->key.tuple.source))
+	if (!scratch)
 		return QUOTE_NONE;
-	flow_other_key(key, &quote->key, &quote->key.tuple);
+	scratch->quoted = (struct quoted){}; /* an earlier one shall not be taken for it */
+	packet_make_linear(context);
+	quote.key.edge = scratch->packet.key.edge;
+	if (quote_parse(&scratch->packet, &quote, &kind) != PARSE_OK)
+		return QUOTE_NONE;
+	packet_copy(&scratch->quoted.packet, &quote);
+	return kind;
+}
+
+/*
+ * What scratch->packet quotes, and the half that it travels with. An error that goes elsewhere than where the quoted
+ * packet came from is forged, or somebody else has translated it.
+ */
+static __always_inline enum quote_result quote_find(struct scratch *scratch, packet_context *context,
+						    struct flow_view *view)
+{
+	enum quote_result kind = quote_parse_scratch(context);
+	struct flow_key *key = &scratch->reverse, *quoted = &scratch->quoted.packet.key;
+
+	if (kind == QUOTE_NONE || !address_equal(&scratch->packet.key.tuple.destination, &quoted->tuple.source))
+		return QUOTE_NONE;
+	flow_other_key(key, quoted, &quoted->tuple);
 	if (!flow_find(key, view) || view->action == FLOW_FOREIGN)
 		return QUOTE_NONE;
 	view->action &= ~FLOW_ENDED; /* the client hears of that with its next packet */
 	return kind == QUOTE_ERROR && try_has_rival() ? QUOTE_OF_TRY : kind;
+}
+
+/*
+ * Finds what scratch->packet quotes, and leaves it in the scratch. Called before the function that goes on with it,
+ * and not by that one: the stack of the one is not the other's.
+ */
+__noinline int quote_find_scratch(packet_context *context)
+{
+	struct scratch *scratch = scratch_find();
+	struct flow_view view = {};
+
+	if (!scratch)
+		return 0;
+	scratch->quoted.result = quote_find(scratch, context, &view);
+	view.flow = NULL;
+	scratch->quoted.half = view;
+	return 0;
+}
+
+/* Goes on with what quote_find_scratch() has found. */
+static __always_inline enum quote_result quote_resume(struct packet *quote, packet_context *context,
+						      const struct scratch *scratch)
+{
+	quote->context = context;
+	packet_copy(quote, &scratch->quoted.packet);
+	return scratch->quoted.result;
 }
 
 /*

@@ -40,8 +40,16 @@ static __always_inline bool fragment_is_stray(const struct packet *packet)
 	return true;
 }
 
+/* Whether more of a packet can be read now than when it was parsed. */
+static __always_inline bool packet_has_more(const struct packet *packet, enum parse_result result)
+{
+	return result == PARSE_TRUNCATED && packet_make_linear(packet->context);
+}
+
 static __always_inline int packet_leave(const struct packet *packet, enum parse_result result)
 {
+	if (packet_has_more(packet, result))
+		return PACKET_AGAIN;
 	if (result == PARSE_ICMP)
 		return packet_leave_to_tc(packet, PACKET_ICMP);
 	if (result == PARSE_FRAGMENT)

@@ -10,7 +10,7 @@
 #include "node_open.h"
 
 /* A packet of an established flow, whole; of any other, who goes on with it. */
-static __noinline int node_known(packet_context *context)
+__noinline int node_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
@@ -39,6 +39,8 @@ static __always_inline int node_arrive(packet_context *context)
 
 	if (verdict < PACKET_BEGINS) /* one comparison for most packets, where there would be one for each number */
 		return verdict;
+	if (verdict == PACKET_AGAIN)
+		verdict = node_known(context);
 	if (verdict == PACKET_FRAGMENT)
 		verdict = fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)

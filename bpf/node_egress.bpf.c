@@ -121,26 +121,27 @@ __noinline int depart_icmp_scratch(packet_context *context)
 	struct packet packet = {}, quote = {};
 	struct device *device;
 	struct scratch *scratch = packet_resume(&packet, context, &device);
-	struct flow_view view = {};
 	enum quote_result kind;
+	struct flow_view *view;
 
 	if (!scratch)
 		return PACKET_PASS;
 	packet.ifindex = device_logical(device, packet_ifindex(context));
-	kind = quote_find(scratch, &packet, &quote, &view);
+	view = &scratch->quoted.half;
+	kind = quote_resume(&quote, context, scratch);
 	if (quote_ends(kind))
 		return PACKET_DROP;
 	if (kind == QUOTE_NONE && host_pings_vip(&packet))
 		return echo_answer(&packet, scratch, device);
 	if (kind == QUOTE_NONE)
 		return host_strays(&packet) ? host_drop() : PACKET_PASS;
-	if (flow_is_of_host(&view))
-		return depart_error_of_host(scratch, &view);
-	if (view.half != FLOW_HALF_REVERSE || view.action != FLOW_STACK)
+	if (flow_is_of_host(view))
+		return depart_error_of_host(scratch, view);
+	if (view->half != FLOW_HALF_REVERSE || view->action != FLOW_STACK)
 		return PACKET_PASS;
-	if (!quote_translate(&packet, &quote, &view, false))
+	if (!quote_translate(&packet, &quote, view, false))
 		return PACKET_DROP;
-	return depart_by(&packet, device, &view);
+	return depart_by(&packet, device, view);
 }
 
 /* Whether a fragment that nothing is known of is one that this host sends to a VIP. */
@@ -179,13 +180,15 @@ __noinline int depart_fragment_scratch(packet_context *context)
 /* A packet that is not understood, or has no ports. */
 static __always_inline int depart_unread(const struct packet *packet, enum parse_result parsed)
 {
+	if (packet_has_more(packet, parsed))
+		return PACKET_AGAIN;
 	if (parsed != PARSE_ICMP && parsed != PARSE_FRAGMENT && host_strays(packet))
 		return host_drop();
 	return packet_leave(packet, parsed);
 }
 
 /* A packet of an established flow, whole; of any other, who goes on with it. */
-static __noinline int depart_known(packet_context *context)
+__noinline int depart_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
@@ -208,12 +211,16 @@ int node_egress(struct __sk_buff *context)
 {
 	int verdict = depart_known(context);
 
+	if (verdict == PACKET_AGAIN)
+		verdict = depart_known(context);
 	if (verdict == PACKET_FRAGMENT)
 		verdict = depart_fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		verdict = depart_begin_scratch(context);
-	if (verdict == PACKET_ICMP)
+	if (verdict == PACKET_ICMP) {
+		quote_find_scratch(context);
 		verdict = depart_icmp_scratch(context);
+	}
 	if (verdict == PACKET_OF_HOST)
 		verdict = host_send_scratch(context);
 	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;

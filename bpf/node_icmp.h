@@ -8,34 +8,42 @@
 #include "move.h"
 #include "node_translate.h"
 
-/* An error that leaves again, as packets of its half do. */
-static __always_inline int node_forward_error(struct packet *packet, struct packet *quote, struct device *device,
-					      struct flow_view *view)
+/* Whether an error leaves again, as packets of its half do, and by which route. */
+static __always_inline bool node_error_leaves(struct packet *packet, struct flow_view *view, struct route *route)
 {
 	enum route_result result;
-	struct route route;
 
 	if (packet->tagged)
-		return PACKET_PASS;
-	result = node_route(packet, view, &route);
+		return flow_end(view, PACKET_PASS);
+	result = node_route(packet, view, route);
 	if (result == ROUTE_STACK)
-		return PACKET_PASS;
-	if (packet->ttl <= 1 || !packet_can_send(packet, result, &route))
-		return quote_drop_undeliverable();
-	if (!quote_translate(packet, quote, view, true))
-		return PACKET_DROP;
-	return packet_send(packet, device, &route);
+		return flow_end(view, PACKET_PASS);
+	if (packet->ttl <= 1 || !packet_can_send(packet, result, route))
+		return flow_end(view, quote_drop_undeliverable());
+	return true;
 }
 
-/* An error about what this host has sent to a VIP. It goes the way of answers (node_host.h). */
-static __always_inline int node_error_to_host(struct scratch *scratch, struct packet *packet, struct packet *quote,
-					      const struct flow_view *view)
+/* Whether an error is about what this host has sent to a VIP. It goes the way of answers (node_host.h). */
+static __always_inline bool node_error_is_for_host(struct scratch *scratch, struct packet *packet,
+						   struct flow_view *view)
 {
 	if (view->half == FLOW_HALF_FORWARD)
-		return PACKET_PASS;
+		return flow_end(view, PACKET_PASS);
 	if (packet_ifindex(packet->context) != view->ifindex)
-		return packet_moves(scratch, view->ifindex);
-	return quote_translate(packet, quote, view, false) ? PACKET_PASS : PACKET_DROP;
+		return flow_end(view, packet_moves(scratch, view->ifindex));
+	return true;
+}
+
+/* Whether an error about a packet of a flow is translated here, and the route by which it leaves, if it does. */
+static __always_inline bool node_error_is_translated(struct scratch *scratch, struct packet *packet,
+						     struct flow_view *view, struct route *route)
+{
+	if (view->action == FLOW_FORWARD)
+		return node_error_leaves(packet, view, route);
+	if (flow_is_of_host(view))
+		return node_error_is_for_host(scratch, packet, view);
+	/* As answers of local backends, it is turned back where it leaves. */
+	return view->half == FLOW_HALF_FORWARD || flow_end(view, PACKET_PASS);
 }
 
 /* Handles scratch->packet, which is ICMP. Returns the verdict. */
@@ -44,25 +52,27 @@ __noinline int node_icmp_scratch(packet_context *context)
 	struct packet packet = {}, quote = {};
 	struct device *device;
 	struct scratch *scratch = packet_resume(&packet, context, &device);
-	struct flow_view view = {};
 	enum quote_result kind;
+	struct flow_view *view;
+	struct route route = {};
+	bool forward;
 
 	if (!scratch || !packet_is_for(&packet, device))
 		return PACKET_PASS;
-	kind = quote_find(scratch, &packet, &quote, &view);
+	view = &scratch->quoted.half;
+	kind = quote_resume(&quote, context, scratch);
 	if (kind == QUOTE_NONE && echo_is_asked(&packet, VIP_ANSWERS_OUTSIDE))
 		return echo_answer(&packet, scratch, device);
 	if (kind == QUOTE_NONE)
 		return PACKET_PASS;
 	if (quote_ends(kind))
 		return PACKET_DROP;
-	if (view.action == FLOW_FORWARD)
-		return node_forward_error(&packet, &quote, device, &view);
-	if (flow_is_of_host(&view))
-		return node_error_to_host(scratch, &packet, &quote, &view);
-	if (view.half == FLOW_HALF_REVERSE)
-		return PACKET_PASS; /* as answers of local backends: turned back where they leave */
-	return quote_translate(&packet, &quote, &view, false) ? PACKET_PASS : PACKET_DROP;
+	if (!node_error_is_translated(scratch, &packet, view, &route))
+		return view->verdict;
+	forward = view->action == FLOW_FORWARD;
+	if (!quote_translate(&packet, &quote, view, forward))
+		return PACKET_DROP;
+	return forward ? packet_send(&packet, device, &route) : PACKET_PASS;
 }
 
 #endif

@@ -18,8 +18,10 @@ int node_ingress(struct __sk_buff *context)
 	if (context->vlan_present)
 		return PACKET_PASS;
 	verdict = node_arrive(context);
-	if (verdict == PACKET_ICMP)
+	if (verdict == PACKET_ICMP) {
+		quote_find_scratch(context);
 		verdict = node_icmp_scratch(context);
+	}
 	if (verdict == PACKET_CUTS)
 		return cut_scratch(context);
 	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;

@@ -85,6 +85,9 @@ enum parse_result {
 	PARSE_EXTENSION, /* an IPv6 header chain too long or unknown */
 };
 
+/* No verdict: more of the packet can be read now than was before, and it has to be parsed anew. */
+#define PACKET_AGAIN 0x106
+
 /* No verdicts: the packet lies in the scratch for whoever goes on with it. */
 #define PACKET_BEGINS 0x100 /* it is of no established flow */
 #define PACKET_ICMP 0x101
@@ -323,8 +326,6 @@ static PACKET_PARSE_INLINE enum parse_result packet_parse(struct packet *packet,
 
 	barrier_var(unknown);
 	result = packet_parse_once(packet, ethernet);
-	if (result == PARSE_TRUNCATED && packet_make_linear(packet->context))
-		result = packet_parse_once(packet, ethernet);
 	packet->ip_offset = verifier_forget(packet->ip_offset, unknown);
 	packet->transport_offset = verifier_forget(packet->transport_offset, unknown);
 	packet->transport_length = verifier_forget(packet->transport_length, unknown);

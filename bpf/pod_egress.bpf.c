@@ -45,22 +45,23 @@ __noinline int pod_answer_icmp_scratch(packet_context *context)
 {
 	struct scratch *scratch = scratch_find();
 	struct packet packet = {}, quote = {};
-	struct flow_view view = {};
 	enum quote_result kind;
+	struct flow_view *view;
 
 	if (!scratch)
 		return PACKET_DROP;
 	scratch_load(&packet, context, scratch);
-	kind = quote_find(scratch, &packet, &quote, &view);
+	view = &scratch->quoted.half;
+	kind = quote_resume(&quote, context, scratch);
 	if (quote_ends(kind))
 		return PACKET_DROP;
-	if (kind == QUOTE_NONE || view.half != FLOW_HALF_REVERSE || view.action != FLOW_STACK)
+	if (kind == QUOTE_NONE || view->half != FLOW_HALF_REVERSE || view->action != FLOW_STACK)
 		return PACKET_PASS;
-	return quote_translate(&packet, &quote, &view, false) ? PACKET_PASS : PACKET_DROP;
+	return quote_translate(&packet, &quote, view, false) ? PACKET_PASS : PACKET_DROP;
 }
 
 /* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
-static __noinline int pod_answer_known(packet_context *context)
+__noinline int pod_answer_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
@@ -83,11 +84,16 @@ int pod_egress(struct __sk_buff *context)
 {
 	int verdict = pod_answer_known(context);
 
+	if (verdict == PACKET_AGAIN)
+		verdict = pod_answer_known(context);
 	if (verdict == PACKET_FRAGMENT)
 		verdict = fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		return pod_answer_scratch(context);
-	return verdict == PACKET_ICMP ? pod_answer_icmp_scratch(context) : verdict;
+	if (verdict != PACKET_ICMP)
+		return verdict;
+	quote_find_scratch(context);
+	return pod_answer_icmp_scratch(context);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

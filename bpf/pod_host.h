@@ -46,16 +46,16 @@ __noinline int host_answer_scratch(packet_context *context)
  * What else a pod's ICMP may be: an error about what this host has sent it. It goes on where answers do. Of any other
  * connection of this host a pod may say so, too.
  */
-static __always_inline int pod_error_to_host(struct scratch *scratch, const struct packet *quote,
-					     struct flow_view *view)
+static __always_inline int pod_error_to_host(struct scratch *scratch, const struct packet *quote)
 {
+	struct flow_view view = {};
 	struct flow_key key;
 
 	flow_other_key(&key, &quote->key, &quote->key.tuple);
 	key.edge = EDGE_ID_NODE;
-	if (!snat_port_in_range(key.tuple.destination_port) || !host_awaits(&key, view))
+	if (!snat_port_in_range(key.tuple.destination_port) || !host_awaits(&key, &view))
 		return PACKET_PASS;
-	return packet_moves(scratch, view->ifindex);
+	return packet_moves(scratch, view.ifindex);
 }
 
 #endif

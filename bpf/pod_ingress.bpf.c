@@ -205,31 +205,32 @@ __noinline int pod_icmp_scratch(packet_context *context)
 	struct packet packet = {}, quote = {};
 	struct device *device;
 	struct scratch *scratch = packet_resume(&packet, context, &device);
-	struct flow_view view = {};
 	enum quote_result kind;
+	struct flow_view *view;
 	bool back;
 
 	if (!scratch || !packet_is_for(&packet, device))
 		return PACKET_PASS;
-	kind = quote_find(scratch, &packet, &quote, &view);
+	view = &scratch->quoted.half;
+	kind = quote_resume(&quote, context, scratch);
 	if (quote_ends(kind))
 		return PACKET_DROP;
-	back = view.action == FLOW_RETURN;
+	back = view->action == FLOW_RETURN;
 	if (kind == QUOTE_NONE && echo_is_asked(&packet, VIP_ANSWERS_INSIDE))
 		return echo_answer(&packet, scratch, device);
 	if (kind == QUOTE_NONE)
-		return pod_error_to_host(scratch, &quote, &view);
-	if (!back && view.half == FLOW_HALF_REVERSE)
+		return pod_error_to_host(scratch, &quote);
+	if (!back && view->half == FLOW_HALF_REVERSE)
 		return PACKET_PASS;
 	if (back && packet.ttl <= 1)
 		return quote_drop_undeliverable();
-	if (!quote_translate(&packet, &quote, &view, back))
+	if (!quote_translate(&packet, &quote, view, back))
 		return PACKET_DROP;
 	return back ? packet_return(&packet, device) : PACKET_PASS;
 }
 
 /* A packet of an established flow, whole; of any other, PACKET_BEGINS. */
-static __noinline int pod_known(packet_context *context)
+__noinline int pod_known(packet_context *context)
 {
 	struct packet packet = { .context = context, .now = bpf_jiffies64() };
 	struct device *device = device_of_packet(context, packet.now);
@@ -257,14 +258,18 @@ int pod_ingress(struct __sk_buff *context)
 {
 	int verdict = pod_known(context);
 
+	if (verdict == PACKET_AGAIN)
+		verdict = pod_known(context);
 	if (verdict == PACKET_FRAGMENT)
 		verdict = fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		verdict = pod_embryo_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		verdict = pod_new_scratch(context);
-	if (verdict == PACKET_ICMP)
+	if (verdict == PACKET_ICMP) {
+		quote_find_scratch(context);
 		verdict = pod_icmp_scratch(context);
+	}
 	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;
 }
 

@@ -42,21 +42,20 @@ static __always_inline void route_fill(struct bpf_fib_lookup *fib, const struct 
 	}
 }
 
-static __always_inline enum route_result route_result_of(long result)
+/*
+ * What bpf_fib_lookup returns, in our words. A table, so that the verifier does not go on with each result by itself.
+ */
+static const __u8 route_results[] = {
+	[BPF_FIB_LKUP_RET_SUCCESS] = ROUTE_OUT,		[BPF_FIB_LKUP_RET_BLACKHOLE] = ROUTE_DROP,
+	[BPF_FIB_LKUP_RET_UNREACHABLE] = ROUTE_DROP,	[BPF_FIB_LKUP_RET_PROHIBIT] = ROUTE_DROP,
+	[BPF_FIB_LKUP_RET_NOT_FWDED] = ROUTE_STACK,	[BPF_FIB_LKUP_RET_FWD_DISABLED] = ROUTE_DROP,
+	[BPF_FIB_LKUP_RET_UNSUPP_LWT] = ROUTE_STACK,	[BPF_FIB_LKUP_RET_NO_NEIGH] = ROUTE_NO_NEIGHBOUR,
+	[BPF_FIB_LKUP_RET_FRAG_NEEDED] = ROUTE_TOO_BIG,
+};
+
+static __always_inline enum route_result route_result_of(unsigned long result)
 {
-	switch (result) {
-	case BPF_FIB_LKUP_RET_SUCCESS:
-		return ROUTE_OUT;
-	case BPF_FIB_LKUP_RET_NO_NEIGH:
-		return ROUTE_NO_NEIGHBOUR;
-	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-		return ROUTE_TOO_BIG;
-	case BPF_FIB_LKUP_RET_NOT_FWDED:
-	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
-		return ROUTE_STACK;
-	default:
-		return ROUTE_DROP;
-	}
+	return result < sizeof(route_results) ? route_results[result] : ROUTE_DROP;
 }
 
 /*

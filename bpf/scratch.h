@@ -15,6 +15,16 @@
 /* Quoted at most, of the packet an ICMP error is about, in bytes: a multiple of 4, as bpf_csum_diff wants. */
 #define ICMP_QUOTE_MAX 508
 
+/* What a packet needs of its flow, copied out of the map. */
+struct flow_view {
+	struct tuple to;
+	struct flow *flow; /* the half itself; NULL: it has just been opened */
+	enum flow_action action;
+	enum flow_half half;
+	__u32 ifindex;
+	int verdict; /* of a packet that opens no flow */
+};
+
 /* A flow about to be opened. */
 struct birth {
 	struct tuple to; /* its source port: what the client uses, to be kept where possible */
@@ -42,6 +52,21 @@ struct icmp_rate {
 	__u32 spent;
 };
 
+/* What an ICMP packet is about. */
+enum quote_result {
+	QUOTE_NONE = 0, /* no error, or about no packet of ours */
+	QUOTE_ERROR,
+	QUOTE_REDIRECT,
+	QUOTE_OF_TRY, /* an error about a SYN that another backend has answered, or may answer yet */
+};
+
+/* What an ICMP packet quotes: icmp_quote.h. */
+struct quoted {
+	enum quote_result result;
+	struct packet packet;
+	struct flow_view half; /* that the ICMP packet travels with; its `flow` is NULL */
+};
+
 /* The longest IP packet that is cut: what links with jumbo frames carry. */
 #define CUT_BYTES_MAX 9216
 
@@ -66,6 +91,7 @@ struct scratch {
 	struct icmp_error error;
 	struct cut cut;
 	struct held_key held; /* a fragment that waits for the first: fragment_wait.h */
+	struct quoted quoted;
 	struct icmp_rate errors;
 	struct icmp_rate echoes;
 	__u8 quote[ICMP_QUOTE_MAX + 4];
@@ -85,14 +111,18 @@ static __always_inline struct scratch *scratch_find(void)
 	return bpf_map_lookup_elem(&scratches, &zero);
 }
 
-/* Puts the packet there, without its context: that is an argument of its own. */
+/* Copies a packet without its context: that is an argument of its own. */
+static __always_inline void packet_copy(struct packet *to, const struct packet *from)
+{
+	__builtin_memcpy(&to->key, &from->key, sizeof(*to) - __builtin_offsetof(struct packet, key));
+}
+
 static __always_inline struct scratch *scratch_save(const struct packet *packet)
 {
 	struct scratch *scratch = scratch_find();
 
 	if (scratch)
-		__builtin_memcpy(&scratch->packet.key, &packet->key,
-				 sizeof(*packet) - __builtin_offsetof(struct packet, key));
+		packet_copy(&scratch->packet, packet);
 	return scratch;
 }
 
@@ -100,8 +130,7 @@ static __always_inline void scratch_load(struct packet *packet, packet_context *
 					 const struct scratch *scratch)
 {
 	packet->context = context;
-	__builtin_memcpy(&packet->key, &scratch->packet.key,
-			 sizeof(*packet) - __builtin_offsetof(struct packet, key));
+	packet_copy(packet, &scratch->packet);
 }
 
 /* Goes on with scratch->packet, and says what device it is on. NULL: that has just gone. */
