@@ -8,12 +8,13 @@
 #include "stats.h"
 #include "straight.h"
 
-/* Only what would open a flow is refused: of another TCP packet, somebody else may know the connection. */
+/* Only what would open a flow is refused: of another packet of a connection, somebody else may know the connection.
+ */
 static __always_inline int packet_unclaimed(struct packet *packet, struct device *device)
 {
 	const struct tuple *tuple = &packet->key.tuple;
 
-	if ((packet_is_tcp(packet) && !packet_is_syn(packet)) || !tuple_is_of_hosts(tuple))
+	if (packet_is_midstream(packet) || !tuple_is_of_hosts(tuple))
 		return PACKET_PASS;
 	switch (cluster_ip_find(&tuple->destination)) {
 	case CLUSTER_IP_ALLOCATED:

@@ -132,11 +132,10 @@ static __always_inline bool cut_write_ethernet(const struct packet *packet, cons
 /* Whether the checksum of a packet's first part is complete; later fragments have none. */
 static __always_inline bool cut_has_checksum(struct packet *packet)
 {
-	__u32 field = packet_is_tcp(packet) ? __builtin_offsetof(struct tcphdr, check)
-					    : __builtin_offsetof(struct udphdr, check);
+	__u32 field = transport_checksum_offset(packet->key.protocol);
 
 	return packet->fragment == FRAGMENT_LATER ||
-	       checksum_is_partial(packet, packet->transport_offset + field) == 0;
+	       checksum_is_partial(packet->context, packet->transport_offset + field) == 0;
 }
 
 static __always_inline int cut_fail(void)

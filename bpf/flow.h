@@ -59,7 +59,7 @@ static __always_inline void flow_touch(struct flow *flow, __u32 now)
 		flow->last_seen = now;
 }
 
-/* Follows the end of a TCP connection. Each half knows what came from its side. */
+/* Follows the end of a connection. Each half knows what came from its side. */
 static __always_inline void flow_track(struct flow *flow, const struct packet *packet)
 {
 	if (!(packet->tcp_flags & (TCP_FIN | TCP_RST)))
@@ -178,7 +178,7 @@ static __always_inline bool embryo_is_stale(const struct flow *embryo)
  */
 static __always_inline bool embryo_is_fair_game(const struct flow_key *reverse, const struct flow *embryo)
 {
-	return reverse->protocol == IPPROTO_TCP || embryo->state == FLOW_UNANSWERED;
+	return reverse->protocol != IPPROTO_UDP || embryo->state == FLOW_UNANSWERED;
 }
 
 /* Removes the forward half of an embryo that loses the tuple of its answers, if it leads there and not to another

@@ -53,6 +53,8 @@ static __always_inline bool fragment_parse(struct packet *packet, struct fragmen
 	key->destination = packet->key.tuple.destination;
 	key->edge = packet->key.edge;
 	key->protocol = packet->key.protocol;
+	if (packet->fragment == FRAGMENT_LATER)
+		packet->checksum = PACKET_CHECKSUM_ELSEWHERE;
 	return packet->key.protocol == IPPROTO_TCP || packet->key.protocol == IPPROTO_UDP;
 }
 

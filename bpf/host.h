@@ -186,7 +186,7 @@ static __always_inline bool host_new(struct packet *packet, struct device *devic
 	case SERVICE_FOUND:
 		break;
 	}
-	if (packet_is_tcp(packet) && !packet_is_syn(packet))
+	if (packet_is_midstream(packet))
 		return flow_end(view, host_reset(packet));
 	if (!packet_is_admitted(packet, &service))
 		return flow_end(view, PACKET_DROP);

@@ -26,29 +26,6 @@ static __always_inline bool icmp_within_rate(struct icmp_rate *rate)
 	return rate->spent++ < ICMP_RATE;
 }
 
-/*
- * Whether the packet's transport checksum is partial. The helper leaves a partial checksum alone when told
- * of a change outside the pseudo header; so tell it of one, look, and take it back.
- */
-static __always_inline int checksum_is_partial(struct packet *packet, __u32 offset)
-{
-	__u16 *field = packet_at(packet, offset, sizeof(*field));
-	__u16 before;
-	bool partial;
-
-	if (!field)
-		return -1;
-	before = *field;
-	if (bpf_l4_csum_replace(packet->context, offset, 0, 1, 0))
-		return -1;
-	field = packet_at(packet, offset, sizeof(*field));
-	if (!field)
-		return -1;
-	partial = *field == before;
-	*field = before;
-	return partial;
-}
-
 /* The sum of `size` bytes of the packet, a multiple of 4. */
 static __always_inline int icmp_sum(struct packet *packet, struct scratch *scratch, __u32 offset, __u32 size,
 				    __u32 *sum)
@@ -69,8 +46,8 @@ static __always_inline int icmp_sum(struct packet *packet, struct scratch *scrat
 static __always_inline int icmp_quote_sum(struct packet *packet, struct scratch *scratch, __u32 quoted, __u32 *sum)
 {
 	__u32 header = packet->transport_offset - packet->ip_offset;
-	__u32 field_offset = packet->transport_offset + (packet_is_tcp(packet) ? 16 : 6);
-	int partial = checksum_is_partial(packet, field_offset);
+	__u32 field_offset = packet->transport_offset + transport_checksum_offset(packet->key.protocol);
+	int partial = checksum_is_partial(packet->context, field_offset);
 	__u32 header_sum;
 	__u16 *field;
 
@@ -78,6 +55,8 @@ static __always_inline int icmp_quote_sum(struct packet *packet, struct scratch 
 	    icmp_sum(packet, scratch, packet->transport_offset, quoted - header, sum))
 		return -1;
 	if (partial) {
+		if (packet->key.protocol == IPPROTO_SCTP)
+			return -1; /* what will be written there is no sum of sums */
 		field = packet_at(packet, field_offset, sizeof(*field));
 		if (!field)
 			return -1;

@@ -100,13 +100,23 @@ static __always_inline enum parse_result quote_parse_fragment(struct cursor *cur
 	return PARSE_OK;
 }
 
+/*
+ * How much of a quoted transport header is rewritten, if it is there. 0: the protocol has no ports. A table, so that
+ * the verifier does not go on with each protocol by itself.
+ */
+const __u8 quote_header_bytes[256] = {
+	[IPPROTO_TCP] = sizeof(struct tcphdr),
+	[IPPROTO_UDP] = sizeof(struct udphdr),
+	[IPPROTO_SCTP] = QUOTE_TRANSPORT_MIN,
+};
+
 /* Reads the quoted transport header, as much as there is of it and of what is rewritten. `end` of the IP packet. */
 static __always_inline enum parse_result quote_parse_transport(struct packet *quote, __u32 end)
 {
-	__u32 present, wanted = quote->key.protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+	__u32 present, wanted = quote_header_bytes[quote->key.protocol];
 	__be32 *ports;
 
-	if (quote->key.protocol != IPPROTO_TCP && quote->key.protocol != IPPROTO_UDP)
+	if (!wanted)
 		return PARSE_NOT_OURS;
 	if (quote->transport_offset + QUOTE_TRANSPORT_MIN > end)
 		return PARSE_MALFORMED;
@@ -227,7 +237,10 @@ static __always_inline bool quote_ends(enum quote_result kind)
 	return kind == QUOTE_REDIRECT || kind == QUOTE_OF_TRY;
 }
 
-/* The checksum in a quoted transport header; NULL: the quote ends before it, or there is none. */
+/*
+ * The checksum in a quoted transport header; NULL: the quote ends before it, or there is none. That of SCTP stays:
+ * who reads a quote knows it by its ports and its tag, and could not check it.
+ */
 static __always_inline __u16 *quote_checksum(const struct packet *quote)
 {
 	__u16 *field;

@@ -48,14 +48,43 @@ static __always_inline bool nat_write_ports(struct packet *packet, const struct 
 	return true;
 }
 
-/* A fragment without the transport header has addresses alone. */
-static __always_inline bool nat_rewrite_later(struct packet *packet, const struct tuple *to, __u32 address_delta,
-					      bool forward)
+/* What the addresses add to a sum. */
+static __always_inline __u32 nat_address_delta(const struct packet *packet, const struct tuple *to)
 {
+	const struct tuple *from = &packet->key.tuple;
+
+	return checksum_sum(checksum_delta_address(&from->source, &to->source, packet->ipv6) +
+			    checksum_delta_address(&from->destination, &to->destination, packet->ipv6));
+}
+
+static __always_inline __u32 nat_port_delta(const struct packet *packet, const struct tuple *to)
+{
+	return checksum_sum(checksum_delta(tuple_ports(&packet->key.tuple), tuple_ports(to)));
+}
+
+/* Addresses that no checksum in the transport header covers. */
+static __always_inline bool nat_write_addresses(struct packet *packet, const struct tuple *to, bool forward)
+{
+	__u32 delta = nat_address_delta(packet, to);
+
 	if (!packet->ipv6)
-		return nat_write_ipv4(packet, to, address_delta, forward);
-	packet_update_sum(packet, address_delta);
+		return nat_write_ipv4(packet, to, delta, forward);
+	packet_update_sum(packet, delta);
 	return nat_write_ipv6(packet, to, forward);
+}
+
+/* SCTP, and fragments without a transport header, which have addresses alone. */
+static __always_inline bool nat_rewrite_other(struct packet *packet, const struct tuple *to, bool forward)
+{
+	if (!nat_write_addresses(packet, to, forward))
+		return false;
+	if (!PACKET_IS_XDP && packet->checksum == PACKET_CHECKSUM_ELSEWHERE)
+		return true;
+	if (!sctp_update_checksum(packet->context, packet->transport_offset, packet_transport_bytes(packet),
+				  tuple_ports(&packet->key.tuple) ^ tuple_ports(to)))
+		return false;
+	packet_update_sum(packet, nat_port_delta(packet, to));
+	return nat_write_ports(packet, to);
 }
 
 /*
@@ -64,15 +93,12 @@ static __always_inline bool nat_rewrite_later(struct packet *packet, const struc
  */
 static __always_inline bool nat_rewrite(struct packet *packet, const struct tuple *to, bool forward)
 {
-	const struct tuple *from = &packet->key.tuple;
-	__u32 address_delta =
-		checksum_sum(checksum_delta_address(&from->source, &to->source, packet->ipv6) +
-			     checksum_delta_address(&from->destination, &to->destination, packet->ipv6));
-	__u32 port_delta = checksum_sum(checksum_delta(tuple_ports(from), tuple_ports(to)));
+	__u32 address_delta;
 
-	if (!PACKET_IS_XDP && __builtin_expect(packet->fragment == FRAGMENT_LATER, false))
-		return nat_rewrite_later(packet, to, address_delta, forward);
-	if (!packet_update_checksum(packet, address_delta, port_delta))
+	if (__builtin_expect(packet->checksum != PACKET_CHECKSUM_INTERNET, false))
+		return nat_rewrite_other(packet, to, forward);
+	address_delta = nat_address_delta(packet, to);
+	if (!packet_update_checksum(packet, address_delta, nat_port_delta(packet, to)))
 		return false;
 	if (packet->ipv6 ? !nat_write_ipv6(packet, to, forward) : !nat_write_ipv4(packet, to, address_delta, forward))
 		return false;

@@ -16,7 +16,8 @@
  *	packet_make_linear(context)	makes more of the data readable; false: all of it was
  *	packet_is_for(...)		whether its destination MAC is the device's or its master's
  *	packet_route_length(packet)	what the MTU of a route is compared with
- *	packet_update_checksum(...)	of the transport header, for changed addresses and ports
+ *	packet_update_checksum(...)	of the transport header of TCP or UDP, for changed addresses and ports
+ *	sctp_update_checksum(...)	of SCTP, for changed ports
  *	packet_update_sum(...)		of the whole packet, where a device has made one
  *	packet_can_send(...)		whether packet_send would do
  *	packet_send(...)		out by a route
@@ -33,6 +34,7 @@
 
 #include "address.h"
 #include "cursor.h"
+#include "sctp.h"
 #include "tuple.h"
 
 /* Offsets into the packet stay below this; it tells the verifier so. */
@@ -46,16 +48,18 @@
 #define IPV4_DONT_FRAGMENT 0x4000
 #define IPV6_OFFSET_MASK 0xfff8
 
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-
 /* What a packet is of a datagram. */
 enum fragment_part {
 	FRAGMENT_NONE = 0,
 	FRAGMENT_FIRST, /* with the transport header */
 	FRAGMENT_LATER, /* without */
+};
+
+/* Which checksum its transport header has. */
+enum packet_checksum {
+	PACKET_CHECKSUM_INTERNET = 0, /* TCP and UDP: it covers the addresses, too */
+	PACKET_CHECKSUM_CRC32C,	      /* SCTP */
+	PACKET_CHECKSUM_ELSEWHERE,    /* a later fragment: the first has it */
 };
 
 struct packet {
@@ -66,13 +70,14 @@ struct packet {
 	__u32 now;	     /* jiffies, low 32 bits: read once for a packet */
 	__u16 ip_offset;
 	__u16 transport_offset;
-	__u16 transport_length; /* of the transport header */
+	__u8 transport_length; /* of the transport header */
 	__u8 ttl;
-	__u8 tcp_flags;
+	__u8 tcp_flags; /* of SCTP: what its first chunk says in these terms (sctp.h) */
 	bool ipv6;
 	__u8 tagged;	/* a VLAN tag stands before the IP header */
 	__u8 fragment;	/* FRAGMENT_* */
 	__u8 scattered; /* at XDP: it goes on in other buffers */
+	__u8 checksum;	/* PACKET_CHECKSUM_* */
 };
 
 enum parse_result {
@@ -264,6 +269,24 @@ static __always_inline enum parse_result parse_udp(struct cursor *cursor, struct
 	return PARSE_OK;
 }
 
+static __always_inline enum parse_result parse_sctp(struct cursor *cursor, struct packet *packet, __u32 available)
+{
+	struct sctp_packet *sctp;
+
+	if (available < sizeof(*sctp))
+		return PARSE_MALFORMED;
+	sctp = cursor_take(cursor, sizeof(*sctp));
+	if (!sctp)
+		return PARSE_TRUNCATED;
+	if (sctp->chunk.type == SCTP_INIT && available < sizeof(struct sctp_init))
+		return PARSE_MALFORMED;
+	packet->transport_length = sizeof(sctp->header);
+	packet->tcp_flags = sctp_flags(sctp);
+	packet->checksum = PACKET_CHECKSUM_CRC32C;
+	tuple_set_ports(&packet->key.tuple, *(const __be32 *)sctp);
+	return PARSE_OK;
+}
+
 /* What ICMP is called in the packet's family. */
 static __always_inline __u8 packet_icmp_protocol(const struct packet *packet)
 {
@@ -295,7 +318,8 @@ static __always_inline enum parse_result packet_parse_once(struct packet *packet
 	if (result != PARSE_OK)
 		return result;
 
-	if (packet->key.protocol != IPPROTO_TCP && packet->key.protocol != IPPROTO_UDP)
+	if (packet->key.protocol != IPPROTO_TCP && packet->key.protocol != IPPROTO_UDP &&
+	    packet->key.protocol != IPPROTO_SCTP)
 		return packet->key.protocol == packet_icmp_protocol(packet) ? PARSE_ICMP : PARSE_NOT_OURS;
 	header_length = packet->transport_offset - packet->ip_offset;
 	if (header_length > packet->length)
@@ -303,7 +327,9 @@ static __always_inline enum parse_result packet_parse_once(struct packet *packet
 	available = packet->length - header_length;
 	if (packet->key.protocol == IPPROTO_TCP)
 		return parse_tcp(&cursor, packet, available);
-	return parse_udp(&cursor, packet, available);
+	if (packet->key.protocol == IPPROTO_UDP)
+		return parse_udp(&cursor, packet, available);
+	return parse_sctp(&cursor, packet, available);
 }
 
 /*
@@ -340,25 +366,42 @@ static __always_inline bool packet_is_tcp(const struct packet *packet)
 	return packet->key.protocol == IPPROTO_TCP;
 }
 
-/* The first packet of a TCP connection. */
+/* Whether its protocol says where a connection begins and ends: TCP and SCTP. */
+static __always_inline bool packet_is_of_connection(const struct packet *packet)
+{
+	return packet->key.protocol != IPPROTO_UDP;
+}
+
+/* The first packet of a connection: a SYN, an INIT. */
 static __always_inline bool packet_is_syn(const struct packet *packet)
 {
 	return (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
-/* TCP in the middle of a connection: it opens no flow, but where the table says who has the connection. */
+/* In the middle of a connection: it opens no flow, but where the table says who has the connection. */
 static __always_inline bool packet_is_midstream(const struct packet *packet)
 {
-	return packet_is_tcp(packet) && !packet_is_syn(packet);
+	return packet_is_of_connection(packet) && !packet_is_syn(packet);
 }
 
 /* A pointer to `size` bytes at `offset`, or NULL. To be taken anew after any helper that writes to the packet. */
-static __always_inline void *packet_at(const struct packet *packet, __u32 offset, __u32 size)
+static __always_inline void *context_at(packet_context *context, __u32 offset, __u32 size)
 {
-	struct cursor cursor = packet_cursor(packet->context);
+	struct cursor cursor = packet_cursor(context);
 
 	cursor.position += offset & PACKET_OFFSET_MASK;
 	return cursor_take(&cursor, size);
+}
+
+static __always_inline void *packet_at(const struct packet *packet, __u32 offset, __u32 size)
+{
+	return context_at(packet->context, offset, size);
+}
+
+/* How long the packet is from the transport header on, if it is no fragment. */
+static __always_inline __u32 packet_transport_bytes(const struct packet *packet)
+{
+	return packet->length - (packet->transport_offset - packet->ip_offset);
 }
 
 #endif

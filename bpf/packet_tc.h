@@ -18,6 +18,8 @@ typedef struct __sk_buff packet_context;
 
 #define PACKET_HOST 0 /* linux/if_packet.h */
 
+#define GSO_BY_FRAGS 0xffff /* linux/skbuff.h */
+
 #ifndef BPF_F_IPV6
 #define BPF_F_IPV6 (1ULL << 7)
 #endif
@@ -75,7 +77,9 @@ static __always_inline bool packet_make_linear(packet_context *skb)
 	return end - data < wanted && !bpf_skb_pull_data(skb, wanted);
 }
 
+#include "checksum.h"
 #include "config.h"
+#include "crc32c.h"
 #include "device.h"
 #include "route.h"
 
@@ -91,14 +95,73 @@ static __always_inline bool packet_is_for(const struct packet *packet, const str
 	return ethernet && mac_equal(ethernet->h_dest, device->master_mac);
 }
 
-/* A GSO packet is cut to segments behind us: only those meet the MTU. */
+/*
+ * A GSO packet is cut to segments behind us: only those meet the MTU. Those of SCTP are of any size, which nobody
+ * tells us: its sender has made them for the path's MTU.
+ */
 static __always_inline __u16 packet_route_length(const struct packet *packet)
 {
 	__u32 gso_size = packet->context->gso_size;
 
 	if (!gso_size)
 		return packet->length;
+	if (gso_size == GSO_BY_FRAGS)
+		gso_size = 0;
 	return packet->transport_offset - packet->ip_offset + packet->transport_length + gso_size;
+}
+
+static __always_inline __u32 transport_checksum_offset(__u8 protocol)
+{
+	if (protocol == IPPROTO_TCP)
+		return __builtin_offsetof(struct tcphdr, check);
+	if (protocol == IPPROTO_UDP)
+		return __builtin_offsetof(struct udphdr, check);
+	return __builtin_offsetof(struct sctp_header, checksum);
+}
+
+/*
+ * Whether the packet's transport checksum, at `offset`, is partial. The helper leaves a partial checksum alone when
+ * told of a change outside the pseudo header; so tell it of one, look, and take it back. Negative: it cannot be told.
+ */
+static __always_inline int checksum_is_partial(packet_context *skb, __u32 offset)
+{
+	__u16 *field = context_at(skb, offset, sizeof(*field));
+	__u16 before;
+	bool partial;
+
+	if (!field)
+		return -1;
+	before = *field;
+	if (bpf_l4_csum_replace(skb, offset, 0, 1, 0))
+		return -1;
+	field = context_at(skb, offset, sizeof(*field));
+	if (!field)
+		return -1;
+	partial = *field == before;
+	*field = before;
+	return partial;
+}
+
+/*
+ * Gives an SCTP packet of `length` bytes the checksum for ports that change by `change`. A partial checksum is for
+ * the device to make, of the packet as it leaves: also that of a GSO packet, for each segment. A global function, so
+ * that the verifier checks it once. 0: it cannot be done.
+ */
+__noinline int sctp_update_checksum(packet_context *skb, __u32 offset, __u32 length, __u32 change)
+{
+	int partial = checksum_is_partial(skb, offset + __builtin_offsetof(struct sctp_header, checksum));
+	struct sctp_header *sctp;
+	__u32 before;
+
+	if (partial)
+		return partial > 0;
+	sctp = context_at(skb, offset, sizeof(*sctp));
+	if (!sctp)
+		return 0;
+	before = sctp->checksum;
+	sctp->checksum = before ^ crc32c_change(change, length);
+	bpf_csum_update(skb, checksum_sum(checksum_delta(before, sctp->checksum)));
+	return 1;
 }
 
 /*

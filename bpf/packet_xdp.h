@@ -65,6 +65,7 @@ static __always_inline bool packet_make_linear(packet_context *xdp)
 }
 
 #include "checksum.h"
+#include "crc32c.h"
 #include "device.h"
 #include "route.h"
 
@@ -81,6 +82,20 @@ static __always_inline bool packet_is_for(const struct packet *packet, const str
 static __always_inline __u16 packet_route_length(const struct packet *packet)
 {
 	return packet->length;
+}
+
+/*
+ * Gives an SCTP packet of `length` bytes the checksum for ports that change by `change`. A global function, so that
+ * the verifier checks it once. 0: it is too short.
+ */
+__noinline int sctp_update_checksum(packet_context *xdp, __u32 offset, __u32 length, __u32 change)
+{
+	struct sctp_header *sctp = context_at(xdp, offset, sizeof(*sctp));
+
+	if (!sctp)
+		return 0;
+	sctp->checksum ^= crc32c_change(change, length);
+	return 1;
 }
 
 static __always_inline bool packet_update_checksum(struct packet *packet, __u32 address_delta, __u32 port_delta)

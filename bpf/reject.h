@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What a client is told that cannot be served: a reset for TCP, port unreachable for UDP. At tc alone. */
+/*
+ * What a client is told that cannot be served: a reset for TCP, an ABORT for SCTP, port unreachable for UDP. At tc
+ * alone.
+ */
 #ifndef WEIR_REJECT_H
 #define WEIR_REJECT_H
 
+#include "abort.h"
 #include "icmp.h"
 
 struct reset_fields {
@@ -72,11 +76,11 @@ static __always_inline bool reset_write_tcp(struct packet *packet, const struct 
 	return true;
 }
 
-/* Turns the IP header around; what stood between it and TCP stays. */
-static __always_inline bool reset_write_ip(struct packet *packet)
+/* Turns the IP header around; what stood between it and the transport header stays. `transport`: bytes behind it. */
+static __always_inline bool reset_write_ip(struct packet *packet, __u32 transport)
 {
 	const struct tuple *tuple = &packet->key.tuple;
-	__u32 length = packet->transport_offset - packet->ip_offset + sizeof(struct tcphdr);
+	__u32 length = packet->transport_offset - packet->ip_offset + transport;
 	struct ipv6hdr *ipv6;
 	struct iphdr *ipv4;
 	__u32 delta;
@@ -104,7 +108,7 @@ static __always_inline bool reset_write_ip(struct packet *packet)
 	return true;
 }
 
-/* Turns scratch->packet, a TCP segment, into the reset that answers it. 0: the kernel refused. */
+/* Turns a TCP segment into the reset that answers it, but for the IP header. False: the kernel refused. */
 static __always_inline bool reset_write(struct packet *packet)
 {
 	__u32 field = packet->transport_offset + __builtin_offsetof(struct tcphdr, check);
@@ -116,18 +120,19 @@ static __always_inline bool reset_write(struct packet *packet)
 	if (!tcp)
 		return false;
 	reset_fields_fill(&reset, packet, tcp, packet->length - headers);
-	partial = checksum_is_partial(packet, field);
+	partial = checksum_is_partial(packet->context, field);
 	return partial >= 0 &&
 	       !bpf_skb_change_tail(packet->context, packet->transport_offset + sizeof(struct tcphdr), 0) &&
-	       reset_write_tcp(packet, &reset, partial) && reset_write_ip(packet);
+	       reset_write_tcp(packet, &reset, partial);
 }
 
-/* Answers scratch->packet with a reset. Returns the verdict. */
+/* Answers scratch->packet with a reset, or an ABORT. Returns the verdict. */
 __noinline int reset_send_scratch(packet_context *context)
 {
 	struct packet packet = {};
 	struct device *device;
 	struct scratch *scratch = packet_resume(&packet, context, &device);
+	bool sctp;
 
 	if (!scratch)
 		return PACKET_DROP;
@@ -137,15 +142,20 @@ __noinline int reset_send_scratch(packet_context *context)
 		count(drop_fragment);
 		return PACKET_DROP;
 	}
-	if (!reset_write(&packet)) {
+	sctp = packet.key.protocol == IPPROTO_SCTP;
+	if (!(sctp ? abort_write(&packet) : reset_write(&packet)) ||
+	    !reset_write_ip(&packet, sctp ? sizeof(struct sctp_packet) : sizeof(struct tcphdr))) {
 		count(drop_rewrite_failed);
 		return PACKET_DROP;
 	}
-	count(reject_tcp_reset);
+	if (sctp)
+		count(reject_sctp_abort);
+	else
+		count(reject_tcp_reset);
 	return packet_return(&packet, device);
 }
 
-/* Answers a TCP segment with a reset. Returns the verdict. */
+/* Answers a packet of a connection with a reset, or an ABORT. Returns the verdict. */
 static __always_inline int reset(const struct packet *packet)
 {
 	return scratch_save(packet) ? reset_send_scratch(packet->context) : PACKET_DROP;
@@ -169,7 +179,7 @@ static __always_inline int reject(struct packet *packet, struct device *device)
 		.source = packet->key.tuple.destination,
 	};
 
-	if (packet_is_tcp(packet))
+	if (packet_is_of_connection(packet))
 		return reset(packet);
 	count(reject_unreachable);
 	return icmp_send(packet, &error);

@@ -21,7 +21,7 @@ static __always_inline bool socket_takes(packet_context *context, const struct t
 	struct bpf_sock *socket;
 	__u32 size;
 
-	if (!scratch)
+	if (!scratch || protocol == IPPROTO_SCTP) /* whose sockets no program can look up */
 		return false;
 	key = &scratch->socket;
 	if (address_is_ipv4(&tuple->destination)) {

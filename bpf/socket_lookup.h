@@ -46,6 +46,8 @@ static __always_inline bool socket_listens(void *context, struct bpf_sock_tuple 
 	struct bpf_sock *socket;
 	bool exactly;
 
+	if (protocol == IPPROTO_SCTP) /* no program can look them up */
+		return false;
 	if (protocol == IPPROTO_TCP)
 		socket = bpf_sk_lookup_tcp(context, tuple, size, BPF_F_CURRENT_NETNS, 0);
 	else

@@ -61,12 +61,23 @@ static __always_inline void usage_note(void *usage, __u32 index, __u32 epoch)
 		*last = epoch;
 }
 
-/* How long the flow of this half may be idle, in jiffies. */
+static __always_inline bool sweep_is_closing(const struct flow *flow, const struct flow *peer)
+{
+	return flow->state >= FLOW_CLOSING || (peer && peer->state >= FLOW_CLOSING);
+}
+
+/*
+ * How long the flow of this half may be idle, in jiffies. SCTP that one side has shut down is as good as over, as
+ * with conntrack: there are no associations closed by half, and one that is used asks each 30 seconds whether its
+ * peer is there (RFC 9260, 8.3).
+ */
 static __always_inline __u32 sweep_timeout(const struct sweep_settings *settings, const struct flow *flow,
 					   const struct flow *peer, __u8 protocol)
 {
 	if (flow->state < FLOW_ESTABLISHED)
 		return settings->timeout_unanswered;
+	if (protocol == IPPROTO_SCTP)
+		return sweep_is_closing(flow, peer) ? settings->timeout_tcp_closed : settings->timeout_sctp;
 	if (protocol != IPPROTO_TCP)
 		return settings->timeout_udp;
 	if (flow_is_foreign(flow))
@@ -89,7 +100,7 @@ static __always_inline __u32 sweep_shortest(const struct sweep_settings *setting
 {
 	__u32 tcp = shorter(settings->timeout_tcp, settings->timeout_tcp_half_closed);
 	__u32 over = shorter(settings->timeout_unanswered, settings->timeout_tcp_closed);
-	__u32 others = shorter(settings->timeout_udp, settings->timeout_foreign);
+	__u32 others = shorter(settings->timeout_sctp, shorter(settings->timeout_udp, settings->timeout_foreign));
 
 	return shorter(tcp, shorter(over, others));
 }
@@ -132,10 +143,10 @@ static __always_inline bool sweep_ends(const struct sweep_settings *settings, co
 /* An established connection has sides to be told; anything else is forgotten, and begins anew. */
 static __always_inline bool sweep_is_connection(enum sweep_table table, const struct flow_key *key)
 {
-	return table == SWEEP_FLOWS && key->protocol == IPPROTO_TCP;
+	return table == SWEEP_FLOWS && key->protocol != IPPROTO_UDP;
 }
 
-/* Marks one half of a TCP connection, for its client to be told. The other half gets its turn. */
+/* Marks one half of a connection, for its client to be told. The other half gets its turn. */
 static __always_inline void sweep_end_connection(const struct flow_key *key, struct flow *flow)
 {
 	if (*(volatile const __u32 *)&flow->seal != flow_seal(key))

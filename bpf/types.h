@@ -17,7 +17,7 @@
 #include <linux/types.h>
 
 /* Bumped whenever a record below changes shape or meaning. The agent refuses maps of another layout. */
-#define WEIR_LAYOUT_VERSION 5
+#define WEIR_LAYOUT_VERSION 6
 
 /* An address in network byte order; v4-mapped for IPv4. */
 struct address {
@@ -460,6 +460,7 @@ struct packet_counters {
 	__u64 refuse_bind;		 /* bind() of an active NodePort: EADDRINUSE */
 	/* answered by us */
 	__u64 reject_tcp_reset;
+	__u64 reject_sctp_abort;
 	__u64 reject_unreachable;
 	__u64 icmp_too_big;
 	__u64 icmp_time_exceeded;
@@ -472,7 +473,7 @@ struct packet_counters {
 	__u64 pass_not_for_us;	   /* a frame for another MAC */
 	__u64 pass_foreign;	   /* of a foreign flow */
 	__u64 pass_local_listener; /* to a ClusterIP on which a socket of the node itself listens */
-	__u64 pass_without_flow;   /* mid-stream TCP to a frontend, of no flow of ours */
+	__u64 pass_without_flow;   /* mid-stream TCP or SCTP to a frontend, of no flow of ours */
 	/* what happened */
 	__u64 flow_new;
 	__u64 flow_established;
@@ -522,6 +523,7 @@ struct sweep_settings {
 	__u32 timeout_tcp_half_closed;
 	__u32 timeout_tcp_closed;
 	__u32 timeout_udp;
+	__u32 timeout_sctp;
 	__u32 timeout_foreign;
 	__u32 endings; /* how many there are; 0: none is looked for */
 };

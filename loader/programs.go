@@ -44,6 +44,7 @@ func (c Constants) variables() map[string]any {
 		"have_set_retval":    flag[c.SetRetval],
 		"node_netns":         c.NodeNetNS,
 		"socket_host_only":   flag[c.SocketHostOnly],
+		"crc32c_zeros":       *newCRC32CTable(),
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 // LayoutVersion is WEIR_LAYOUT_VERSION of bpf/types.h.
-const LayoutVersion = 5
+const LayoutVersion = 6
 
 // Errors that callers tell apart.
 var (

@@ -26,8 +26,9 @@ func timeoutFlags(t *sweep.Timeouts) []timeoutFlag {
 		{&t.Unanswered, "unanswered-timeout", "that the backend, or then the client, has not answered"},
 		{&t.TCP, "tcp-timeout", "of TCP, established"},
 		{&t.TCPHalfClosed, "tcp-half-closed-timeout", "of TCP that one side has closed"},
-		{&t.TCPClosed, "tcp-closed-timeout", "of TCP that both sides have closed, or one has reset"},
+		{&t.TCPClosed, "tcp-closed-timeout", "of TCP that both sides have closed, or one has reset, and of SCTP that one has"},
 		{&t.UDP, "udp-timeout", "of UDP that both sides have answered"},
+		{&t.SCTP, "sctp-timeout", "of SCTP, established"},
 		{&t.Foreign, "foreign-timeout", "of TCP that are not Weir's"},
 	}
 }

@@ -81,12 +81,9 @@ func readPorts(in Input, problems *problems) []servicePort {
 func readPort(in Input, p corev1.ServicePort, problems *problems) (port servicePort, usable bool) {
 	port = servicePort{name: p.Name, protocol: parseProtocol(string(p.Protocol))}
 	switch port.protocol {
-	case TCP, UDP:
-	case SCTP:
-		problems.add("ProtocolNotSupported", "port %d is SCTP, which is not served yet; the other ports are", p.Port)
-		return port, false
+	case TCP, UDP, SCTP:
 	default:
-		problems.add("ProtocolNotSupported", "port %d has the unknown protocol %q: use TCP or UDP", p.Port, p.Protocol)
+		problems.add("ProtocolNotSupported", "port %d has the unknown protocol %q: use TCP, UDP or SCTP", p.Port, p.Protocol)
 		return port, false
 	}
 	if p.Port < 1 || p.Port > 65535 {

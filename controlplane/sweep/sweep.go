@@ -33,8 +33,9 @@ type Timeouts struct {
 	Unanswered    time.Duration // no packet from the backend, or none from the client since
 	TCP           time.Duration // established
 	TCPHalfClosed time.Duration // one side has sent FIN
-	TCPClosed     time.Duration // both sides have sent FIN, or one a reset
+	TCPClosed     time.Duration // both sides have sent FIN, or one a reset; or of SCTP, one has begun to shut down
 	UDP           time.Duration // both sides have been heard; also for foreign flows
+	SCTP          time.Duration // established
 	Foreign       time.Duration // TCP connections of the node itself and of masqueraded pods
 }
 
@@ -48,6 +49,7 @@ func DefaultTimeouts() Timeouts {
 		TCPHalfClosed: time.Hour,
 		TCPClosed:     30 * time.Second,
 		UDP:           2 * time.Minute,
+		SCTP:          210 * time.Second,
 		Foreign:       24 * time.Hour,
 	}
 }
@@ -190,6 +192,7 @@ func (s *Sweeper) configure(endings int) error {
 		TimeoutTcpHalfClosed: jiffies(timeouts.TCPHalfClosed),
 		TimeoutTcpClosed:     jiffies(timeouts.TCPClosed),
 		TimeoutUdp:           jiffies(timeouts.UDP),
+		TimeoutSctp:          jiffies(timeouts.SCTP),
 		TimeoutForeign:       jiffies(timeouts.Foreign),
 		Endings:              uint32(endings),
 	}

@@ -57,7 +57,7 @@ func (b *bench) newSweeper(t testing.TB, programs *loader.Programs) *Sweeper {
 		Set: b.set, Programs: programs, Applier: b.applier,
 		Timeouts: Timeouts{
 			Unanswered: 30 * time.Second, TCP: 1000 * time.Second, TCPHalfClosed: 300 * time.Second, TCPClosed: 40 * time.Second,
-			UDP: 100 * time.Second, Foreign: 2000 * time.Second,
+			UDP: 100 * time.Second, SCTP: 210 * time.Second, Foreign: 2000 * time.Second,
 		},
 		Interval: time.Millisecond, JiffiesPerSecond: jiffiesPerSecond, Log: zap.NewNop(),
 	})
@@ -162,7 +162,7 @@ func TestIdleFlowsAreRemoved(t *testing.T) {
 }
 
 func testIdleFlowsAreRemoved(t *testing.T, ipv6 bool) {
-	const tcp, udp = 6, 17
+	const tcp, udp, sctp = 6, 17, 132
 	established := func(idle int) *half { return &half{maps.FlowEstablished, idle} }
 	closing := func(idle int) *half { return &half{maps.FlowClosing, idle} }
 	b := newBench(t, 1024)
@@ -182,6 +182,10 @@ func testIdleFlowsAreRemoved(t *testing.T, ipv6 bool) {
 		{"one half has been busy, the other way", false, tcp, maps.FlowForward, established(5), established(1001), "both"},
 		{"UDP idle for too long", false, udp, maps.FlowStack, established(101), established(101), ""},
 		{"UDP idle for less than it may", false, udp, maps.FlowStack, established(95), established(120), "both"},
+		{"SCTP idle for too long", false, sctp, maps.FlowStack, established(211), established(211), ""},
+		{"SCTP idle for less than it may", false, sctp, maps.FlowStack, established(205), established(300), "both"},
+		{"SCTP shut down by one side", false, sctp, maps.FlowStack, closing(41), established(41), ""},
+		{"SCTP shut down by the other side just now", false, sctp, maps.FlowStack, established(41), closing(35), "both"},
 		{"half closed", false, tcp, maps.FlowStack, closing(295), established(295), "both"},
 		{"half closed by the other side", false, tcp, maps.FlowStack, established(295), closing(900), "both"},
 		{"half closed for too long", false, tcp, maps.FlowStack, closing(301), established(301), ""},

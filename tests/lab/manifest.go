@@ -161,6 +161,7 @@ func (s Service) slice(family compile.Family) *discoveryv1.EndpointSlice {
 		Ports: []discoveryv1.EndpointPort{
 			endpointPort("tcp", corev1.ProtocolTCP, TCPPort),
 			endpointPort("udp", corev1.ProtocolUDP, UDPPort),
+			endpointPort("sctp", corev1.ProtocolSCTP, SCTPPort),
 		},
 	}
 	for _, host := range append(slices.Clone(s.Pods), s.External...) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // internetSum is the one's complement sum of RFC 1071, not complemented, folded to 16 bits.
@@ -34,7 +35,7 @@ func pseudoHeader(source, destination []byte, protocol uint8, length int) []byte
 	return append(header, 0, 0, 0, protocol)
 }
 
-// VerifyChecksums checks every checksum of a whole, well-formed packet: IPv4 header, TCP, UDP, ICMP, ICMPv6.
+// VerifyChecksums checks every checksum of a whole, well-formed packet: IPv4 header, TCP, UDP, SCTP, ICMP, ICMPv6.
 func VerifyChecksums(packet []byte, ethernet bool) error {
 	offset := 0
 	if ethernet {
@@ -78,6 +79,9 @@ func verifyIPv6(ip []byte) error {
 }
 
 func verifyTransport(source, destination []byte, protocol uint8, segment []byte, ipv6 bool) error {
+	if protocol == protocolSCTP {
+		return verifySCTP(segment)
+	}
 	pseudo := pseudoHeader(source, destination, protocol, len(segment))
 	switch protocol {
 	case 1:
@@ -96,6 +100,16 @@ func verifyTransport(source, destination []byte, protocol uint8, segment []byte,
 	}
 	if internetSum(pseudo, segment) != 0xffff {
 		return fmt.Errorf("wrong checksum of protocol %d", protocol)
+	}
+	return nil
+}
+
+// verifySCTP checks a CRC32c, of the packet with a field of 0.
+func verifySCTP(packet []byte) error {
+	zeroed := slices.Clone(packet)
+	clear(zeroed[8:12])
+	if binary.LittleEndian.Uint32(packet[8:]) != castagnoli(zeroed) {
+		return errors.New("wrong CRC32c of SCTP")
 	}
 	return nil
 }

@@ -48,7 +48,11 @@ func TestPacketIsCut(t *testing.T) {
 		}
 		counters, err := tr.Counters()
 		tr.must(err)
-		if want := (maps.PacketCounters{FlowNew: 1, PacketCut: 2}); counters != want {
+		want := maps.PacketCounters{FlowNew: 1, PacketCut: 2}
+		if tr.protocol == compile.SCTP {
+			want.PassFragment = 4 // the pieces, where they leave: those of others are known there
+		}
+		if counters != want {
 			tr.Errorf("counters are %+v", counters)
 		}
 	})
@@ -108,7 +112,7 @@ func TestPacketIsNotCut(t *testing.T) {
 		})
 	}
 	t.Run("partial checksum", func(t *testing.T) {
-		onWire(t, cutCases(), func(tr *trial) {
+		onWire(t, cutCases(withSockets()...), func(tr *trial) {
 			tr.serve(tr.service("web", tr.remote(tr.RemoteFourth)))
 			tr.attachNode("eth0", "eth3")
 			client := tr.wire("eth0", true)

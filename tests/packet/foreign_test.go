@@ -56,7 +56,7 @@ func TestNotForeign(t *testing.T) {
 	}
 	for name, change := range packets {
 		t.Run(name, func(t *testing.T) {
-			forEach(t, cases{programs: []Program{NodeEgress}}, func(tr *trial) {
+			forEach(t, cases{programs: []Program{NodeEgress}, protocols: withSockets()}, func(tr *trial) {
 				tr.serve(tr.service("web", tr.local(tr.Pod)))
 				out, _ := tr.outbound(nodePort)
 				change(tr, &out)

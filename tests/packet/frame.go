@@ -13,7 +13,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/compile"
 )
 
-// Frame describes a TCP or UDP packet on the wire. The packet a program shall make of it is described by a
+// Frame describes a TCP, UDP or SCTP packet on the wire. The packet a program shall make of it is described by a
 // changed copy, and built from the ground up, with every checksum.
 type Frame struct {
 	SourceMAC, DestinationMAC net.HardwareAddr // both nil: no Ethernet header
@@ -23,6 +23,7 @@ type Frame struct {
 	TTL                       uint8
 	TrafficClass              uint8 // of IPv4 the type of service: DSCP, and ECN in the last two bits
 	TCP                       TCPFields
+	SCTP                      SCTPFields
 	NoChecksum                bool   // UDP without a checksum
 	MayBeCut                  bool   // by routers, in IPv4
 	Options                   []byte // of IPv4, a multiple of 4 bytes
@@ -137,8 +138,11 @@ func (f Frame) extensionBytes() []byte {
 }
 
 func (f Frame) transportLayer(network gopacket.NetworkLayer) gopacket.SerializableLayer {
-	if f.Protocol == compile.UDP {
+	switch f.Protocol {
+	case compile.UDP:
 		return udpLayer{f, network}
+	case compile.SCTP:
+		return sctpLayer{f}
 	}
 	header := &layers.TCP{
 		SrcPort: layers.TCPPort(f.From.Port()), DstPort: layers.TCPPort(f.To.Port()),

@@ -50,7 +50,7 @@ func RandomServices() []compile.Service {
 	}
 	var all []compile.Service
 	for _, family := range []compile.Family{compile.IPv4, compile.IPv6} {
-		for _, protocol := range []compile.Protocol{compile.TCP, compile.UDP} {
+		for _, protocol := range []compile.Protocol{compile.TCP, compile.UDP, compile.SCTP} {
 			for i, sort := range sorts {
 				var backends []compile.Backend
 				for _, host := range sort.backends {
@@ -258,7 +258,8 @@ func (g *Generator) frame(device *Device, from, to netip.AddrPort, protocol comp
 	}
 	return Frame{
 		SourceMAC: gatewayMAC(), DestinationMAC: destination, From: from, To: to, Protocol: protocol, TTL: 64,
-		TCP: TCPFields{SYN: true, Sequence: g.rand.Uint32(), Acknowledged: g.rand.Uint32(), Window: 100},
+		SCTP: SCTPFields{Chunk: sctpInit, InitiateTag: g.rand.Uint32()},
+		TCP:  TCPFields{SYN: true, Sequence: g.rand.Uint32(), Acknowledged: g.rand.Uint32(), Window: 100},
 	}
 }
 
@@ -269,6 +270,12 @@ func (g *Generator) vary(f *Frame) {
 	f.TCP.FIN = g.one(12)
 	f.TCP.RST = g.one(20)
 	f.TCP.Options = make([]byte, 4*choose(g, 0, 0, 0, 3, 10))
+	if g.one(2) {
+		f.SCTP.Chunk = choose[uint8](g, sctpInit, sctpData, sctpData, sctpInitAck, sctpCookieEcho, sctpAbort, sctpShutdown, sctpShutdownAck, sctpShutdownComplete, uint8(g.rand.Uint32()))
+	}
+	if f.SCTP.Chunk != sctpInit || g.one(30) {
+		f.SCTP.Tag = g.rand.Uint32()
+	}
 	f.NoChecksum = g.one(8)
 	f.TrafficClass = choose[uint8](g, 0, 2, 3, 0xb9)
 	f.Payload = make([]byte, choose(g, 0, 1, 18, 64, g.rand.IntN(200)))

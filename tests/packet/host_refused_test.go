@@ -26,7 +26,7 @@ func TestP06HostIsRefused(t *testing.T) {
 		}
 		result := tr.run("eth0", out.Bytes())
 		tr.compareUnpadded(result, Redirect, resetOf(out, 0, 1001+uint32(len(out.Payload)), true))
-		tr.expectCounters(maps.PacketCounters{RejectTcpReset: 1})
+		tr.expectCounters(tr.resets(1))
 	})
 }
 

@@ -79,9 +79,11 @@ func TestC05HostIsRefused(t *testing.T) {
 		tr.compareUnpadded(tr.run("eth0", out.Bytes()), Redirect, resetOf(out, 0, 1001+uint32(len(out.Payload)), true))
 		out = out.later()
 		tr.compareUnpadded(tr.run("eth0", out.Bytes()), Redirect, resetOf(out, 5001, 0, false))
-		out.TCP = TCPFields{RST: true, Sequence: 1001}
+		out.TCP, out.SCTP = TCPFields{RST: true, Sequence: 1001}, SCTPFields{Chunk: sctpAbort, Tag: serverTag}
 		tr.expectDrop("eth0", out)
-		tr.expectCounters(maps.PacketCounters{RejectTcpReset: 2, DropHostUntranslated: 1})
+		counted := tr.resets(2)
+		counted.DropHostUntranslated = 1
+		tr.expectCounters(counted)
 	})
 }
 
@@ -109,10 +111,10 @@ func TestHostStrays(t *testing.T) {
 		"another protocol": func(tr *trial, to netip.Addr) []byte {
 			packet := tr.hostFrame(clientPort, netip.AddrPortFrom(to, servicePort)).Bytes()
 			if tr.family == compile.IPv6 {
-				packet[20] = uint8(layers.IPProtocolSCTP)
+				packet[20] = uint8(layers.IPProtocolGRE)
 				return packet
 			}
-			packet[23] = uint8(layers.IPProtocolSCTP)
+			packet[23] = uint8(layers.IPProtocolGRE)
 			setHeaderChecksum(packet[14:34])
 			return packet
 		},

@@ -105,7 +105,7 @@ func (c cases) fill() cases {
 		c.families = []compile.Family{compile.IPv4, compile.IPv6}
 	}
 	if c.protocols == nil {
-		c.protocols = []compile.Protocol{compile.TCP, compile.UDP}
+		c.protocols = []compile.Protocol{compile.TCP, compile.UDP, compile.SCTP}
 	}
 	if c.settings == nil {
 		settings := DefaultSettings()
@@ -113,6 +113,9 @@ func (c cases) fill() cases {
 	}
 	return c
 }
+
+// withSockets are the protocols whose sockets the kernel has here, and whose checksums are one's complement sums.
+func withSockets() []compile.Protocol { return []compile.Protocol{compile.TCP, compile.UDP} }
 
 // forEach runs a test for every case, each from an empty world.
 func forEach(t *testing.T, c cases, test func(tr *trial)) {
@@ -199,15 +202,23 @@ func (tr *trial) frame(device string, from, to netip.AddrPort) Frame {
 		Protocol: tr.protocol, TTL: 64, TrafficClass: 4, Payload: []byte("forty-two bytes, and an odd one more"),
 	}
 	f.TCP = TCPFields{SYN: true, Sequence: 1000, Window: 4096, PSH: true}
+	f.SCTP = SCTPFields{Chunk: sctpInit, InitiateTag: clientTag}
 	if tr.change != nil {
 		tr.change(&f)
 	}
 	return f
 }
 
-// later returns a packet of an established TCP connection.
+// Verification tags of SCTP: of what goes to the client, and to the server.
+const (
+	clientTag = 0xc11e4700
+	serverTag = 0x5e27e200
+)
+
+// later returns a packet of an established connection.
 func (f Frame) later() Frame {
 	f.TCP = TCPFields{ACK: true, PSH: true, Sequence: 1001, Acknowledged: 5001, Window: 4096}
+	f.SCTP = SCTPFields{Chunk: sctpData, Tag: serverTag}
 	return f
 }
 

@@ -16,7 +16,7 @@ func tcpOfPods() cases {
 
 // aReset returns a packet by which a client ends its connection.
 func aReset(in Frame) Frame {
-	in.TCP = TCPFields{RST: true, Sequence: 1001}
+	in.TCP, in.SCTP = TCPFields{RST: true, Sequence: 1001}, SCTPFields{Chunk: sctpAbort, Tag: serverTag}
 	return in
 }
 

@@ -323,14 +323,14 @@ func (v *visit) refuse() Result {
 	if v.program.XDP() {
 		return v.passUp()
 	}
-	if !v.tcp() {
+	if !v.connection() {
 		v.counters.RejectUnreachable++
 		return v.answer(icmpError{type4: 3, code4: 3, type6: 1, code6: 4, from: v.tuple.to.Addr()})
 	}
 	return v.reject()
 }
 
-// reject answers a TCP segment with a reset; a reset is not answered.
+// reject answers a packet of a connection with a reset or an ABORT; neither is answered.
 func (v *visit) reject() Result {
 	if v.program.XDP() {
 		return v.passUp()
@@ -340,6 +340,10 @@ func (v *visit) reject() Result {
 	}
 	if v.part != whole {
 		return v.drop(&v.counters.DropFragment)
+	}
+	if v.sctp() {
+		v.counters.RejectSctpAbort++
+		return Result{Redirect, v.abort(v.frame)}
 	}
 	v.counters.RejectTcpReset++
 	return Result{Redirect, v.reset(v.frame)}

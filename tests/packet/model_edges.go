@@ -181,7 +181,7 @@ func (v *visit) inside() bool {
 // nodeUnclaimed is a packet to no frontend. No socket of these tests has a port of the SNAT range.
 func (v *visit) nodeUnclaimed() Result {
 	to := v.tuple.to
-	if !v.inRange(to.Port()) || v.tcp() && v.opens() || !v.nodeAddrs[to.Addr()] {
+	if !v.inRange(to.Port()) || v.opens() || !v.nodeAddrs[to.Addr()] {
 		return v.unclaimed()
 	}
 	return v.drop(&v.counters.DropSnatOrphan)
@@ -190,7 +190,7 @@ func (v *visit) nodeUnclaimed() Result {
 // unclaimed is a packet to no frontend (rule C05).
 func (v *visit) unclaimed() Result {
 	to := v.tuple.to.Addr()
-	if v.tcp() && !v.opens() || !isHost(v.tuple.from.Addr()) || !isHost(to) {
+	if v.midstream() || !isHost(v.tuple.from.Addr()) || !isHost(to) {
 		return v.untouched()
 	}
 	use := v.reserved.use(to)
@@ -199,7 +199,7 @@ func (v *visit) unclaimed() Result {
 		return v.refuse()
 	case use == maps.ClusterIPUnallocated && !v.nodeAddrs[to]:
 		return v.drop(&v.counters.DropUnallocated)
-	case v.tcp():
+	case v.opens():
 		v.clearWay()
 	}
 	return v.untouched()

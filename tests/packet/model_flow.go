@@ -160,7 +160,7 @@ func (v *visit) free(reverse, forward flowID) bool {
 // yields tells whether an embryo may lose its tuple to another flow.
 func (v *visit) yields(reverse flowID, embryo *half) bool {
 	unanswered := embryo.state == maps.FlowUnanswered
-	return v.aged && unanswered || v.pressed && (unanswered || reverse.protocol == uint8(compile.TCP))
+	return v.aged && unanswered || v.pressed && (unanswered || reverse.protocol != protocolUDP)
 }
 
 // over tells whether an established flow has ended on both sides.
@@ -232,8 +232,8 @@ func (v *visit) hasEnded(h *half) bool {
 	return h.action&maps.FlowEnded != 0 && v.flags&tcpRST == 0
 }
 
-// midstream tells whether a TCP packet is none that begins a connection.
-func (v *visit) midstream() bool { return v.tcp() && !v.opens() }
+// midstream tells whether a packet is one of a connection, and none that begins it.
+func (v *visit) midstream() bool { return v.connection() && !v.opens() }
 
 // isLost tells whether nobody knows to whom a packet in the middle of a connection belongs: chance has picked.
 func (v *visit) isLost(service *compile.Service, inside bool) bool {
@@ -249,7 +249,7 @@ func (v *visit) foreign() (result Result, is bool) {
 	id := v.id()
 	id.edge = maps.EdgeIDForeign
 	h := v.flows[id]
-	if h == nil || v.tcp() && v.opens() {
+	if h == nil || v.opens() {
 		return result, false
 	}
 	if v.hasEnded(h) {

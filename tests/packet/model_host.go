@@ -54,7 +54,7 @@ func (v *visit) hostNew(service *compile.Service) (Result, error) {
 	if service == nil {
 		return v.hostUnclaimed(), nil
 	}
-	if v.tcp() && !v.opens() {
+	if v.midstream() {
 		if v.flags&tcpRST != 0 {
 			return v.drop(&v.counters.DropHostUntranslated), nil
 		}

@@ -57,6 +57,10 @@ func (p *parsed) rewrite(frame []byte, to tuple) []byte {
 
 // rewriteTransport writes other ports, which are the last four bytes of a tuple's, in place.
 func (p *parsed) rewriteTransport(frame, before, after []byte) {
+	if p.sctp() {
+		p.rewriteSCTP(frame, after[len(after)-4:])
+		return
+	}
 	field := p.checksum(frame)
 	none := !p.tcp() && field[0]|field[1] == 0
 	if !none {
@@ -148,6 +152,8 @@ func (p *parsed) icmp(frame []byte, e icmpError) ([]byte, bool) {
 	end := p.transport - p.ip + 8
 	if p.tcp() {
 		end = p.transport - p.ip + 18
+	} else if p.sctp() {
+		end = p.transport - p.ip + 10
 	}
 	if len(quote) < end {
 		return nil, false

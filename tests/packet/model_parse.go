@@ -14,7 +14,7 @@ type parsed struct {
 	transportLength int
 	length          int // of the IP packet
 	ttl             uint8
-	flags           uint8 // of TCP
+	flags           uint8 // of TCP; of SCTP what its first chunk says
 	ipv6            bool
 	tagged          bool
 	part            part // of a datagram
@@ -54,7 +54,7 @@ const (
 
 func (p *parsed) tcp() bool { return p.protocol == protocolTCP }
 
-// opens tells whether it is the first packet of a TCP connection.
+// opens tells whether it is the first packet of a connection.
 func (p *parsed) opens() bool {
 	return p.flags&(tcpSYN|tcpACK|tcpRST|tcpFIN) == tcpSYN
 }
@@ -81,7 +81,7 @@ func parse(frame []byte) (parsed, reason) {
 	if p.protocol == p.icmpProtocol() {
 		return p, icmp
 	}
-	if p.protocol != protocolTCP && p.protocol != protocolUDP {
+	if !hasPorts(p.protocol) {
 		return p, notOurs
 	}
 	rest := p.ip + p.length - p.transport
@@ -175,7 +175,15 @@ func (p *parsed) parseExtensions(ip []byte) reason {
 	}
 }
 
+// hasPorts tells whether the ports of a protocol are translated.
+func hasPorts(protocol uint8) bool {
+	return protocol == protocolTCP || protocol == protocolUDP || protocol == protocolSCTP
+}
+
 func (p *parsed) parseTransport(segment []byte) reason {
+	if p.sctp() {
+		return p.parseSCTP(segment)
+	}
 	header := 8
 	if p.tcp() {
 		header = 20

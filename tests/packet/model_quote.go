@@ -81,7 +81,7 @@ func (q *quote) firstFragment(ip []byte) reason {
 
 // parsePorts reads as much as there is of the transport header, in a message that ends there.
 func (q *quote) parsePorts(frame []byte, end int) bool {
-	if q.protocol != protocolTCP && q.protocol != protocolUDP || q.transport+8 > end {
+	if !hasPorts(q.protocol) || q.transport+8 > end {
 		return false
 	}
 	q.transportLength = 8
@@ -99,7 +99,7 @@ func (p *parsed) rewriteQuote(frame []byte, q quote, to tuple) []byte {
 	changed := func(all []byte) []byte { return all[q.ip : q.transport+q.transportLength] }
 	was := append(q.tuple.addressBytes(), q.tuple.portBytes()...)
 	is := append(to.addressBytes(), to.portBytes()...)
-	if q.transportLength == 20 || !q.tcp() {
+	if q.transportLength == 20 || q.protocol == protocolUDP {
 		field := q.checksum(frame)
 		none := !q.tcp() && field[0]|field[1] == 0
 		if !none {

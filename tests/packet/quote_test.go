@@ -37,8 +37,20 @@ func (tr *trial) errorAbout(about Frame, from netip.Addr, message Message, sourc
 // becomes returns an error as it shall be: about another packet, from and to another host.
 func (f ErrorFrame) becomes(from netip.Addr, about Frame) ErrorFrame {
 	f.From, f.To = from, about.From.Addr()
+	quoted := f.Quote
 	f.Quote = quoteOf(about, len(f.Quote))
+	if at := headersOf(about) + 8; about.Protocol == compile.SCTP && at < len(quoted) {
+		copy(f.Quote[at:min(at+4, len(quoted))], quoted[at:]) // of SCTP only the ports become others
+	}
 	return f
+}
+
+// headersOf returns how much stands before the transport header in the IP packet.
+func headersOf(frame Frame) int {
+	if frame.ipv6() {
+		return 40 + len(frame.extensionBytes())
+	}
+	return 20 + len(frame.Options)
 }
 
 func (f ErrorFrame) hopped() ErrorFrame {
@@ -233,7 +245,7 @@ func TestX04WhatQuotesHave(t *testing.T) {
 	for name, variant := range variants {
 		t.Run(name, func(t *testing.T) {
 			c := ingressCases()
-			c.families = []compile.Family{variant.family}
+			c.families, c.protocols = []compile.Family{variant.family}, withSockets()
 			forEach(t, c, func(tr *trial) {
 				in, translated := tr.toRemote()
 				if variant.vary != nil {

@@ -55,12 +55,24 @@ func (tr *trial) ipLength(f Frame) int {
 	return p.length
 }
 
-// resetOf returns the reset that answers a TCP segment.
+// resetOf returns the reset that answers a TCP segment, or the ABORT that answers an SCTP packet.
 func resetOf(in Frame, sequence, acknowledged uint32, ack bool) Frame {
 	want := in.translated(in.To, in.From)
 	want.SourceMAC, want.DestinationMAC, want.TTL, want.Payload = in.DestinationMAC, in.SourceMAC, 64, nil
+	want.SCTP = SCTPFields{Chunk: sctpAbort, Tag: in.SCTP.Tag, Flags: 1}
+	if in.SCTP.Chunk == sctpInit {
+		want.SCTP = SCTPFields{Chunk: sctpAbort, Tag: in.SCTP.InitiateTag}
+	}
 	want.TCP = TCPFields{RST: true, ACK: ack, Sequence: sequence, Acknowledged: acknowledged}
 	return want
+}
+
+// resets counts refusals of packets of connections.
+func (tr *trial) resets(number uint64) maps.PacketCounters {
+	if tr.protocol == compile.SCTP {
+		return maps.PacketCounters{RejectSctpAbort: number}
+	}
+	return maps.PacketCounters{RejectTcpReset: number}
 }
 
 // askedBy returns where the trial's program finds a client's packets.

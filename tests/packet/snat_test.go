@@ -129,7 +129,7 @@ func TestSNATPortsExhausted(t *testing.T) {
 
 // A port that a socket of the node listens on, or that is connected to the backend, is not handed out.
 func TestSNATLeavesSocketsTheirPorts(t *testing.T) {
-	forEach(t, cases{settings: narrow(2)}, func(tr *trial) {
+	forEach(t, cases{settings: narrow(2), protocols: withSockets()}, func(tr *trial) {
 		tr.serve(tr.service("web", tr.remote(tr.Remote)))
 		tr.listen(tr.at(tr.NodeEth0, 61000))
 		for range 3 {
@@ -245,7 +245,7 @@ func TestSNATOrphans(t *testing.T) {
 
 // A socket of the node in the SNAT range gets its packets.
 func TestSNATRangeWithSocket(t *testing.T) {
-	forEach(t, cases{}, func(tr *trial) {
+	forEach(t, cases{protocols: withSockets()}, func(tr *trial) {
 		tr.listen(tr.at(tr.NodeEth0, 61000))
 		in := tr.frame("eth0", tr.at(tr.Remote, targetPort), tr.at(tr.NodeEth0, 61000)).later()
 		result := tr.expectUnmodelled("eth0", in, Pass)

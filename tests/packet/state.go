@@ -219,7 +219,7 @@ func (m *Model) End(w *World, g *Generator) error {
 
 func (m *Model) end(w *World, id flowID) error {
 	h := m.flows[id]
-	if h == nil || h.action == maps.FlowForeign && id.edge != maps.EdgeIDForeign || id.protocol != uint8(compile.TCP) {
+	if h == nil || h.action == maps.FlowForeign && id.edge != maps.EdgeIDForeign || id.protocol == protocolUDP {
 		return nil
 	}
 	for _, id := range []flowID{id, id.other(h.to)} { // of a foreign flow there is no other

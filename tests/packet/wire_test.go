@@ -176,7 +176,7 @@ func TestWireRefusal(t *testing.T) {
 			in := tr.frame(device, tr.at(from, clientPort), tr.at(tr.LoadBalancer, servicePort))
 			tr.send(wire, in)
 			var want []byte
-			if tr.protocol == compile.TCP {
+			if tr.protocol != compile.UDP {
 				reset := resetOf(in, 0, 1001+uint32(len(in.Payload)), true).Bytes()
 				want = reset[:14+tr.ipLength(resetOf(in, 0, 1, true))]
 			} else {
@@ -232,7 +232,7 @@ func (tr *trial) partial(f Frame) (header [vnetHeader]byte, frame []byte) {
 // Packets whose checksum is left to the device are translated so that the device completes it rightly: pod to
 // backend, backend to client.
 func TestWirePartialChecksum(t *testing.T) {
-	onWire(t, cases{}, func(tr *trial) {
+	onWire(t, cases{protocols: withSockets()}, func(tr *trial) {
 		tr.serve(tr.service("web", tr.local(tr.OtherPod)))
 		tr.attachPod("pod0")
 		tr.attachNode("eth0")
@@ -269,7 +269,7 @@ func (tr *trial) must(err error) {
 
 // A refusal of a packet whose checksum was left to the device has a right checksum, and so has the quote.
 func TestWireRefusalOfPartialChecksum(t *testing.T) {
-	onWire(t, cases{}, func(tr *trial) {
+	onWire(t, cases{protocols: withSockets()}, func(tr *trial) {
 		tr.serveNothing()
 		tr.attachPod("pod0")
 		pod := tr.wire("pod0", true)

@@ -54,7 +54,7 @@ func LargeSettings() Settings {
 	settings.Constants.InsideBySource = true
 	settings.Constants.Quarantine = 0 // the model knows none
 	settings.Sizes = maps.Sizes{
-		Services: 96, Frontends: 512, Backends: 512, SlotBlocks: 4096, FlowsIPv4: 32768, FlowsIPv6: 32768, Embryos: 32768, Affinity: 65536, Devices: 64,
+		Services: 128, Frontends: 512, Backends: 512, SlotBlocks: 4096, FlowsIPv4: 32768, FlowsIPv6: 32768, Embryos: 32768, Affinity: 65536, Devices: 64,
 	}
 	return settings
 }

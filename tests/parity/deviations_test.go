@@ -51,13 +51,10 @@ const (
 
 	// One port for two proxiers that do not know of each other: the one that synced last would answer.
 	bothFamilies deviation = "Hc2: a health check counts the endpoints of both families"
-
-	// Not done yet: an Event on the Service says so.
-	sctp deviation = "X06: SCTP is not served"
 )
 
 var deviations = []deviation{
-	bestCopy, specialAddress, serviceAddress, localBackend, localClient, ownPods, remoteBackend, nodeClient, otherFamily, annotation, bothFamilies, sctp,
+	bestCopy, specialAddress, serviceAddress, localBackend, localClient, ownPods, remoteBackend, nodeClient, otherFamily, annotation, bothFamilies,
 }
 
 // deviator makes kube-proxy deviate as Weir does, and counts where that made a difference.
@@ -92,9 +89,6 @@ func (d *deviator) learn(k *kubeProxy) {
 	}
 	for _, f := range k.families {
 		for name, service := range f.services {
-			if name.Protocol == corev1.ProtocolSCTP {
-				continue
-			}
 			take(service.ClusterIP().String(), vip{}, name.NamespacedName)
 			for _, ip := range slices.Concat(service.ExternalIPs(), service.LoadBalancerVIPs()) {
 				take(ip.String(), vip{service.Port(), name.Protocol}, name.NamespacedName)

@@ -113,10 +113,6 @@ func (k *kubeProxy) sync() outcome {
 			accepted[name] = k.deviator.accept(name, endpoints)
 		}
 		for name, service := range f.services {
-			if name.Protocol == corev1.ProtocolSCTP {
-				k.deviator.note(sctp)
-				continue
-			}
 			k.ask(port{
 				family: family, object: k.services[name.NamespacedName], service: service, detector: f.detector, deviator: k.deviator,
 			}, accepted[name], outcome)
