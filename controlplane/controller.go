@@ -229,7 +229,7 @@ func (c *Controller) difference() (changed []compile.Service, removed []compile.
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(c.pending), compile.ID.Compare) {
 		if service, wanted := c.desired.services[id]; wanted {
-			changed = append(changed, service)
+			changed = append(changed, *service)
 		} else {
 			removed = append(removed, id)
 		}

@@ -289,7 +289,7 @@ func runHistory(t *testing.T, seed uint64) {
 	fresh.node = w.controller.desired.node
 	fresh.update(w.store.All())
 	for id, want := range fresh.services {
-		if got, there := w.maps.services[id]; !there || !got.Equal(want) {
+		if got, there := w.maps.services[id]; !there || !got.Equal(*want) {
 			t.Errorf("seed %d: %s is %+v, want %+v", seed, id, got, want)
 		}
 	}

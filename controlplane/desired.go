@@ -23,17 +23,23 @@ type desired struct {
 	node      compile.Node
 	get       func(store.Key) store.Item
 
-	compiled  map[store.Key]compile.Result // without those that ask for nothing and have no problem
-	troubled  map[store.Key]struct{}       // those that have one
+	compiled  map[store.Key]compiled // without those that ask for nothing and have no problem
+	troubled  map[store.Key]struct{} // those that have one
 	frontends *claims.Frontends
 	vips      *claims.VIPs
 	addresses *clusterips.Table
 	checks    map[store.Key]compile.HealthCheck
-	services  map[compile.ID]compile.Service // with the frontends that they own, at least one
-	tally     *tally.Tally                   // of these
-	departed  bool                           // a backend has left one of them
+	services  map[compile.ID]*compile.Service // with the frontends that they own, at least one
+	tally     *tally.Tally                    // of these
+	departed  bool                            // a backend has left one of them
 
 	rangeProblems []compile.Problem // of the ServiceCIDRs
+}
+
+// compiled is what is kept of the outcome of compiling a Service: others have the rest.
+type compiled struct {
+	services []compile.Service
+	problems []compile.Problem
 }
 
 func newDesired(nodeName, proxyName string, get func(store.Key) store.Item) *desired {
@@ -41,13 +47,13 @@ func newDesired(nodeName, proxyName string, get func(store.Key) store.Item) *des
 		proxyName: proxyName,
 		node:      compile.Node{Name: nodeName},
 		get:       get,
-		compiled:  map[store.Key]compile.Result{},
+		compiled:  map[store.Key]compiled{},
 		troubled:  map[store.Key]struct{}{},
 		frontends: claims.NewFrontends(),
 		vips:      claims.NewVIPs(),
 		addresses: clusterips.NewTable(),
 		checks:    map[store.Key]compile.HealthCheck{},
-		services:  map[compile.ID]compile.Service{},
+		services:  map[compile.ID]*compile.Service{},
 		tally:     tally.New(),
 	}
 }
@@ -118,13 +124,13 @@ func (d *desired) compile(item store.Item, touched map[compile.ID]struct{}, stal
 			},
 		})
 	}
-	d.register(d.compiled[item.Key].Services, result.Services, touched)
+	d.register(d.compiled[item.Key].services, result.Services, touched)
 	d.addresses.Set(item.Key, result.Addresses)
 	d.vips.SetEndpoints(item.Key, result.Endpoints)
 	for _, key := range d.vips.Set(item.Key, result.Services) {
 		stale[key] = struct{}{}
 	}
-	d.compiled[item.Key] = result
+	d.compiled[item.Key] = compiled{result.Services, result.Problems}
 	if d.checks[item.Key] = result.HealthCheck; result.HealthCheck == (compile.HealthCheck{}) {
 		delete(d.checks, item.Key)
 	}
@@ -150,29 +156,32 @@ func (d *desired) register(old, now []compile.Service, touched map[compile.ID]st
 			touch(was.ID, d.frontends.Delete(was.ID))
 		}
 	}
-	for _, is := range now {
-		touch(is.ID, d.frontends.Set(is))
+	for i := range now {
+		touch(now[i].ID, d.frontends.Set(&now[i]))
 	}
 }
 
 // settle brings one service up to date, and tells whether it changed.
 func (d *desired) settle(id compile.ID) (changed bool) {
 	old, had := d.services[id]
-	now, known := d.frontends.Get(id)
-	if !known || len(now.Frontends) == 0 {
+	if !had {
+		old = &compile.Service{}
+	}
+	now := d.frontends.Get(id)
+	if now == nil || len(now.Frontends) == 0 {
 		delete(d.services, id)
-		d.tally.Replace(old, compile.Service{})
+		d.tally.Replace(*old, compile.Service{})
 		d.departed = d.departed || had
 		return had
 	}
 	d.services[id] = now
-	d.tally.Replace(old, now)
+	d.tally.Replace(*old, *now)
 	d.departed = d.departed || loses(old, now)
-	return !had || !old.Equal(now)
+	return !had || !old.Equal(*now)
 }
 
 // loses tells whether a backend has left a service whose flows end then.
-func loses(old, now compile.Service) bool {
+func loses(old, now *compile.Service) bool {
 	for _, was := range old.Serving {
 		if _, stays := slices.BinarySearchFunc(now.Serving, was, netip.AddrPort.Compare); !stays {
 			return true
@@ -185,14 +194,17 @@ func loses(old, now compile.Service) bool {
 func (d *desired) problems() []compile.Problem {
 	problems := append(d.frontends.Problems(), d.rangeProblems...)
 	for key := range d.troubled {
-		problems = append(problems, d.compiled[key].Problems...)
+		problems = append(problems, d.compiled[key].problems...)
 	}
 	return problems
 }
 
 // all returns every service, in order of their IDs.
 func (d *desired) all() []compile.Service {
-	services := slices.AppendSeq(make([]compile.Service, 0, len(d.services)), maps.Values(d.services))
+	services := make([]compile.Service, 0, len(d.services))
+	for _, service := range d.services {
+		services = append(services, *service)
+	}
 	slices.SortFunc(services, func(a, b compile.Service) int { return a.ID.Compare(b.ID) })
 	return services
 }
@@ -203,6 +215,8 @@ func (d *desired) find(address netip.AddrPort, protocol compile.Protocol) (servi
 	if !owned {
 		return service, false
 	}
-	service, known = d.services[owner]
-	return service, known
+	if found := d.services[owner]; found != nil {
+		return *found, true
+	}
+	return service, false
 }

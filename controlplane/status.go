@@ -101,7 +101,7 @@ func (c *Controller) Each(yield func(compile.Service) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, service := range c.desired.services {
-		if !yield(service) {
+		if !yield(*service) {
 			return
 		}
 	}

@@ -26,6 +26,7 @@ type Arena struct {
 	memory slotMemory
 	free   []blockRange // sorted by base, never empty, never adjacent
 	blocks uint32
+	raw    []byte // what was written last: its room is used again
 }
 
 // blockRange is a run of blocks.
@@ -151,11 +152,11 @@ func (a *Arena) Write(table SlotRange, backends []uint32) error {
 	if len(backends) == 0 {
 		return nil
 	}
-	raw := make([]byte, 0, 4*len(backends))
+	a.raw = a.raw[:0]
 	for _, index := range backends {
-		raw = binary.NativeEndian.AppendUint32(raw, index)
+		a.raw = binary.NativeEndian.AppendUint32(a.raw, index)
 	}
-	if err := a.memory.write(raw, 4*int64(table.Base)); err != nil {
+	if err := a.memory.write(a.raw, 4*int64(table.Base)); err != nil {
 		return fmt.Errorf("write slots at %d: %w", table.Base, err)
 	}
 	return nil

@@ -114,7 +114,8 @@ func maglevFill(candidates []Candidate, order []uint32, size, heaviest uint32) [
 	for i, position := range order {
 		walks[i] = maglevWalkOf(candidates[position].Address, size)
 	}
-	table, taken := make([]uint32, size), make([]bool, size)
+	const free = math.MaxUint32
+	table := slices.Repeat([]uint32{free}, int(size))
 	for filled := uint32(0); filled < size; {
 		for i := range walks {
 			walk := &walks[i]
@@ -123,10 +124,10 @@ func maglevFill(candidates []Candidate, order []uint32, size, heaviest uint32) [
 				continue
 			}
 			walk.credit -= heaviest
-			for taken[walk.next] {
+			for table[walk.next] != free {
 				walk.next = (walk.next + walk.skip) % size
 			}
-			taken[walk.next], table[walk.next] = true, order[i]
+			table[walk.next] = order[i]
 			filled++
 		}
 	}

@@ -92,7 +92,7 @@ func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
 	d := &daemon{
 		config: config, board: board, log: logTo(config.log, board),
 		changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
-		checked: make(chan struct{}, 1), synced: make(chan struct{}),
+		checked: make(chan struct{}, 1), synced: make(chan struct{}), savings: beginSavings(),
 	}
 	d.configureKernel()
 	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeControlplane, d.makeSockets, d.makeDevices} {
@@ -175,7 +175,7 @@ func (d *daemon) makeControlplane() error {
 		Applied: d.appliedObject,
 		Written: func(took time.Duration, _ bool, err error) {
 			d.metrics.Written(took, err)
-			d.savings.written(err)
+			d.savings.wrote(err)
 		},
 		Departed: d.backendsLeft,
 	})

@@ -38,10 +38,10 @@ type Applier struct {
 	fixed  uint32 // size of Maglev tables; 0: as many slots as the backends need
 
 	mu      sync.Mutex
-	state   *state                         // nil: a write has failed, the maps are to be read back
-	wanted  map[compile.ID]compile.Service // all that is desired
-	leftOut map[compile.ID]*shortage       // those of them for which there was no room
-	room    bool                           // has come free since those were tried
+	state   *state                          // nil: a write has failed, the maps are to be read back
+	wanted  map[compile.ID]*compile.Service // all that is desired
+	leftOut map[compile.ID]*shortage        // those of them for which there was no room
+	room    bool                            // has come free since those were tried
 }
 
 // Option changes how an Applier writes.
@@ -61,7 +61,7 @@ func open(set *maps.Set, log *zap.Logger, grace func() error, options ...Option)
 	kernel := &kernelWriter{}
 	a := &Applier{
 		set: set, log: log, kernel: kernel, write: kernel, grace: grace,
-		wanted: map[compile.ID]compile.Service{}, leftOut: map[compile.ID]*shortage{},
+		wanted: map[compile.ID]*compile.Service{}, leftOut: map[compile.ID]*shortage{},
 	}
 	for _, option := range options {
 		option(a)
@@ -117,10 +117,8 @@ func (a *Applier) problems() []compile.Problem {
 func (a *Applier) Sync(all []compile.Service) ([]compile.Problem, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.wanted = make(map[compile.ID]compile.Service, len(all))
-	for _, want := range all {
-		a.wanted[want.ID] = want
-	}
+	a.wanted = make(map[compile.ID]*compile.Service, len(all))
+	a.want(all)
 	return a.try(a.convergeAll)
 }
 
@@ -129,16 +127,29 @@ func (a *Applier) Sync(all []compile.Service) ([]compile.Problem, error) {
 func (a *Applier) Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, want := range changed {
-		a.wanted[want.ID] = want
-	}
+	a.want(changed)
 	for _, id := range removed {
 		delete(a.wanted, id)
 	}
 	if a.state == nil {
 		return a.try(a.convergeAll)
 	}
-	return a.try(func() error { return a.converge(changed, removed) })
+	return a.try(func() error { return a.converge(pointers(changed), removed) })
+}
+
+// want takes in what services are to be.
+func (a *Applier) want(changed []compile.Service) {
+	for _, want := range pointers(changed) {
+		a.wanted[want.ID] = want
+	}
+}
+
+func pointers(services []compile.Service) []*compile.Service {
+	list := make([]*compile.Service, len(services))
+	for i := range services {
+		list[i] = &services[i]
+	}
+	return list
 }
 
 // try does work that writes. When it fails only the maps know how far it got.
@@ -158,7 +169,7 @@ func (a *Applier) try(work func() error) ([]compile.Problem, error) {
 // convergeAll makes the maps hold all that is desired and nothing else.
 func (a *Applier) convergeAll() error {
 	clear(a.leftOut)
-	changed := slices.SortedFunc(gomaps.Values(a.wanted), func(x, y compile.Service) int { return x.ID.Compare(y.ID) })
+	changed := slices.SortedFunc(gomaps.Values(a.wanted), func(x, y *compile.Service) int { return x.ID.Compare(y.ID) })
 	removed := slices.Concat(unwanted(a.wanted, a.state.services), unwanted(a.wanted, a.state.listings))
 	slices.SortFunc(removed, compile.ID.Compare)
 	removed = slices.Compact(removed)
@@ -172,7 +183,7 @@ func (a *Applier) convergeAll() error {
 }
 
 // unwanted returns which of what is there is not desired.
-func unwanted[V any](wanted map[compile.ID]compile.Service, there map[compile.ID]V) []compile.ID {
+func unwanted[V any](wanted map[compile.ID]*compile.Service, there map[compile.ID]V) []compile.ID {
 	var ids []compile.ID
 	for id := range there {
 		if _, keep := wanted[id]; !keep {

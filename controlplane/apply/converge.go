@@ -41,11 +41,11 @@ func kindOf(kind compile.FrontendKind) maps.FrontendKind {
 
 // converge writes what differs. A frontend that moves from one service to another leads to the one until it
 // leads to the other, whichever comes first.
-func (a *Applier) converge(changed []compile.Service, removed []compile.ID) error {
+func (a *Applier) converge(changed []*compile.Service, removed []compile.ID) error {
 	c := &change{Applier: a, claims: map[maps.FrontendKey]compile.ID{}, due: map[compile.ID]struct{}{}}
 	for _, want := range changed {
 		c.due[want.ID] = struct{}{}
-		for key := range frontendKinds(want) {
+		for key := range frontendKinds(*want) {
 			c.claims[key] = want.ID
 		}
 	}
@@ -56,7 +56,7 @@ func (a *Applier) converge(changed []compile.Service, removed []compile.ID) erro
 		return err
 	}
 	for _, want := range changed {
-		if err := c.place(want, true); err != nil {
+		if err := c.place(*want, true); err != nil {
 			return err
 		}
 	}
@@ -70,14 +70,14 @@ func (a *Applier) converge(changed []compile.Service, removed []compile.ID) erro
 }
 
 // listAll takes in what the services say of their backends, and writes the flags that change.
-func (c *change) listAll(changed []compile.Service, removed []compile.ID) error {
+func (c *change) listAll(changed []*compile.Service, removed []compile.ID) error {
 	var concerned []*backend
 	for _, id := range removed {
 		delete(c.leftOut, id)
 		concerned = append(concerned, c.state.list(id, nil)...)
 	}
-	for i := range changed {
-		concerned = append(concerned, c.state.list(changed[i].ID, &changed[i])...)
+	for _, want := range changed {
+		concerned = append(concerned, c.state.list(want.ID, want)...)
 	}
 	return c.writeFlags(concerned)
 }
@@ -85,15 +85,19 @@ func (c *change) listAll(changed []compile.Service, removed []compile.ID) error 
 // writeFlags writes the records of those backends whose flags are not what they should be.
 func (a *Applier) writeFlags(backends []*backend) error {
 	for _, b := range backends {
-		if b.index == 0 || b.flags() == b.record.Flags {
-			continue
-		}
-		b.record.Flags = b.flags()
-		if err := a.write.put(a.set.Backends, b.index, &b.record); err != nil {
+		if err := a.writeFlagsOf(b); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (a *Applier) writeFlagsOf(b *backend) error {
+	if b.index == 0 || b.flags() == b.record.Flags {
+		return nil
+	}
+	b.record.Flags = b.flags()
+	return a.write.put(a.set.Backends, b.index, &b.record)
 }
 
 // isHeld tells whether a frontend is about to be taken over, and must lead somewhere until then.
@@ -117,15 +121,13 @@ func (c *change) removeAll(removed []compile.ID) error {
 }
 
 func (c *change) remove(gone *service) error {
-	for key := range gone.frontends {
-		if c.isHeld(key) {
-			return nil
-		}
+	if slices.ContainsFunc(gone.frontends, c.isHeld) {
+		return nil
 	}
 	if err := c.endAll(gone); err != nil {
 		return err
 	}
-	for key := range gone.frontends {
+	for _, key := range slices.Clone(gone.frontends) {
 		if err := c.deleteFrontend(key); err != nil {
 			return err
 		}
@@ -247,7 +249,7 @@ func (c *change) lead(s *service, to *record, wanted map[maps.FrontendKey]maps.F
 // deleteOthers takes frontends that a service shall not have from it. Those that are about to be taken over stay
 // as they were until then.
 func (c *change) deleteOthers(s *service, wanted map[maps.FrontendKey]maps.FrontendKind) error {
-	for key := range s.frontends {
+	for _, key := range slices.Clone(s.frontends) {
 		if _, keep := wanted[key]; keep || c.isHeld(key) {
 			continue
 		}
@@ -271,7 +273,7 @@ func (c *change) putFrontend(key maps.FrontendKey, to lead) error {
 	c.state.frontends[key] = to
 	to.record.frontends++
 	err := c.unlead(key, from.record)
-	to.record.service.frontends[key] = struct{}{}
+	to.record.service.frontends = append(to.record.service.frontends, key)
 	return err
 }
 
@@ -292,7 +294,7 @@ func (c *change) unlead(key maps.FrontendKey, from *record) error {
 		return nil
 	}
 	from.frontends--
-	delete(from.service.frontends, key)
+	from.service.frontends = slices.DeleteFunc(from.service.frontends, func(one maps.FrontendKey) bool { return one == key })
 	return c.dropUnled(from)
 }
 
@@ -333,7 +335,7 @@ func (c *change) placeLeftOut() error {
 	}
 	c.room = false
 	for _, id := range slices.SortedFunc(gomaps.Keys(c.leftOut), compile.ID.Compare) {
-		if err := c.place(c.wanted[id], false); err != nil {
+		if err := c.place(*c.wanted[id], false); err != nil {
 			return err
 		}
 	}
@@ -353,7 +355,7 @@ func (a *Applier) clearStrays() error {
 	for _, stray := range a.state.strays {
 		last := stray.current
 		stray.others = append(stray.others, last)
-		for key := range stray.frontends {
+		for _, key := range slices.Clone(stray.frontends) {
 			if err := c.deleteFrontend(key); err != nil {
 				return err
 			}
@@ -374,5 +376,10 @@ func (a *Applier) clearStrays() error {
 	if err := a.clearStraySources(); err != nil {
 		return err
 	}
-	return a.writeFlags(slices.Collect(gomaps.Values(a.state.backends)))
+	for _, b := range a.state.backends {
+		if err := a.writeFlagsOf(b); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -84,7 +84,7 @@ func (s *service) mayHaveFlows() map[netip.AddrPort]struct{} {
 		}
 		for _, t := range r.tables() {
 			for _, b := range t.backends {
-				addresses[b.key.at()] = struct{}{}
+				addresses[b.at()] = struct{}{}
 			}
 		}
 	}
@@ -118,11 +118,11 @@ func (a *Applier) endOrphans() error {
 		}
 	}
 	for _, b := range a.state.backends {
-		_, serves := serving[b.key.at()]
-		if b.leaving == nil || b.key.protocol != compile.UDP || serves {
+		_, serves := serving[b.at()]
+		if b.leaving == nil || b.key().protocol != compile.UDP || serves {
 			continue
 		}
-		if err := a.end(0, b.key, 0); err != nil {
+		if err := a.end(0, b.key(), 0); err != nil {
 			return err
 		}
 	}

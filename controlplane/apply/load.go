@@ -96,11 +96,10 @@ func (l *reading) addBackend(index uint32, value maps.Backend) {
 	if value.Generation == 0 || index == 0 {
 		return
 	}
-	key := backendKey{value.Address, value.Port, compile.Protocol(value.Protocol)}
-	b := &backend{key: key, index: index, record: value}
+	b := &backend{index: index, record: value}
 	l.indices[index] = b
-	if l.backends[key] == nil {
-		l.backends[key] = b
+	if l.backends[b.key()] == nil {
+		l.backends[b.key()] = b
 	}
 }
 
@@ -127,7 +126,7 @@ func (l *reading) settle(set *maps.Set) {
 	}
 	for key, is := range l.frontends {
 		if is.record != nil {
-			is.record.service.frontends[key] = struct{}{}
+			is.record.service.frontends = append(is.record.service.frontends, key)
 		}
 	}
 	used := map[uint32]*record{}
@@ -196,11 +195,11 @@ func (l *reading) ownerOf(r *record) *service {
 	case known != nil && known.id == r.value.Id:
 		return known
 	case known == nil && l.isFreeID(r.value.Id):
-		owner := &service{name: id, id: r.value.Id, frontends: map[maps.FrontendKey]struct{}{}}
+		owner := &service{name: id, id: r.value.Id}
 		l.services[id], l.ids[owner.id] = owner, owner
 		return owner
 	}
-	stray := &service{frontends: map[maps.FrontendKey]struct{}{}}
+	stray := &service{}
 	l.strays = append(l.strays, stray)
 	return stray
 }
@@ -218,7 +217,7 @@ func (l *reading) settleName(index uint32) {
 		l.leftovers = append(l.leftovers, index)
 		return
 	}
-	gone := &service{name: id, id: name.Id, named: index, frontends: map[maps.FrontendKey]struct{}{}}
+	gone := &service{name: id, id: name.Id, named: index}
 	l.departed[id], l.ids[gone.id] = gone, gone
 	gone.leaving = &leaving{service: gone}
 	l.awaiting = append(l.awaiting, gone.leaving)

@@ -85,7 +85,7 @@ func (s *state) serviceOf(id compile.ID) *service {
 	if known := s.departed[id]; known != nil {
 		return known
 	}
-	return &service{name: id, frontends: map[maps.FrontendKey]struct{}{}}
+	return &service{name: id}
 }
 
 // fitsFrontends checks that the frontends have room.
@@ -116,8 +116,12 @@ func (s *state) recordOf(want compile.Service, of *service) *record {
 	if want.Restricted {
 		r.value.Flags |= maps.ServiceSourceRanges
 	}
-	r.inside = s.tableOf(want.Inside, want.ID.Protocol, want.InsideAlgorithm)
-	r.outside = s.tableOf(want.Outside, want.ID.Protocol, want.OutsideAlgorithm)
+	backends, weights := s.backendsOf(want.Inside, want.ID.Protocol)
+	r.inside = s.tableOf(backends, weights, want.InsideAlgorithm)
+	if !slices.Equal(want.Outside, want.Inside) { // most have one list for both
+		backends, weights = s.backendsOf(want.Outside, want.ID.Protocol)
+	}
+	r.outside = s.tableOf(backends, weights, want.OutsideAlgorithm)
 	if r.inside.weights != nil {
 		r.value.Flags |= maps.ServiceInsideWeighted
 	}
@@ -132,9 +136,8 @@ func (s *state) recordOf(want compile.Service, of *service) *record {
 	return r
 }
 
-// tableOf returns the table that a list of backends makes.
-func (s *state) tableOf(list []compile.Backend, protocol compile.Protocol, algorithm maps.Algorithm) *table {
-	backends, weights := s.backendsOf(list, protocol)
+// tableOf returns the table that backends make.
+func (s *state) tableOf(backends []*backend, weights []uint32, algorithm maps.Algorithm) *table {
 	return &table{shape: shapeOf(algorithm, weights != nil), fixed: s.fixed, backends: backends, weights: weights}
 }
 
@@ -307,13 +310,7 @@ func (s *state) takeTables(p *plan) *shortage {
 // takeBackend gives a backend an index. It is gone until a table names it.
 func (s *state) takeBackend(b *backend) {
 	b.index = s.backendIndices.take()
-	b.record = maps.Backend{
-		Generation: s.nextBackendGeneration(),
-		Flags:      maps.BackendGone,
-		Address:    b.key.address,
-		Port:       b.key.port,
-		Protocol:   uint8(b.key.protocol),
-	}
+	b.record.Generation, b.record.Flags = s.nextBackendGeneration(), maps.BackendGone
 }
 
 func (s *state) takeRecord(p *plan) {

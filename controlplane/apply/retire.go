@@ -249,7 +249,7 @@ func (a *Applier) free(l *leaving) error {
 		return err
 	}
 	a.state.backendIndices.put(b.index)
-	b.index, b.record, b.leaving = 0, maps.Backend{}, nil
+	b.index, b.record, b.leaving = 0, b.key().record(), nil
 	a.state.forget(b)
 	return nil
 }

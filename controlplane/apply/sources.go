@@ -1,6 +1,8 @@
 package apply
 
 import (
+	"slices"
+
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/maps"
 )
@@ -111,7 +113,7 @@ func (c *change) restrict(want compile.Service) error {
 	if is == nil || !want.Restricted {
 		return nil
 	}
-	for key := range is.frontends {
+	for _, key := range slices.Clone(is.frontends) {
 		leads := c.state.frontends[key]
 		if leads.kind != maps.FrontendLoadBalancer || leads.record.value.Flags&maps.ServiceSourceRanges != 0 {
 			continue

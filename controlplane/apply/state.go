@@ -42,7 +42,7 @@ type service struct {
 	named     uint32    // the record index that its name is kept under; 0: none
 	current   *record   // nil: it has departed
 	others    []*record // that frontends name too: a predecessor was interrupted
-	frontends map[maps.FrontendKey]struct{}
+	frontends []maps.FrontendKey
 	leaving   *leaving
 	serving   []netip.AddrPort // as it was written last, of those whose flows end; nil: not known
 }
@@ -98,22 +98,32 @@ func backendKeyOf(address netip.AddrPort, protocol compile.Protocol) backendKey 
 	return backendKey{maps.AddressOf(address.Addr()), address.Port(), protocol}
 }
 
-// at is where the backend is.
-func (k backendKey) at() netip.AddrPort { return netip.AddrPortFrom(k.address.Addr(), k.port) }
-
 // compareKeys orders backends by address and port.
-func compareKeys(a, b *backend) int { return a.key.at().Compare(b.key.at()) }
+func compareKeys(a, b *backend) int { return a.at().Compare(b.at()) }
 
-// backend is an endpoint, shared by all services that list it.
+// backend is an endpoint, shared by all services that list it. There may be a million: it is kept small.
 type backend struct {
-	key     backendKey
-	index   uint32 // 0: it has no record
-	record  maps.Backend
-	tables  int32 // that name it
+	record  maps.Backend // where it is, and the rest once it has an index
+	index   uint32       // 0: it is not in the map
+	tables  int32        // that name it
 	leaving *leaving
 
 	listed, local, terminating int32 // by how many desired services, and as what
 }
+
+// at is where the backend is.
+func (k backendKey) at() netip.AddrPort { return netip.AddrPortFrom(k.address.Addr(), k.port) }
+
+// record is the backend's record as long as it says no more than where it is.
+func (k backendKey) record() maps.Backend {
+	return maps.Backend{Address: k.address, Port: k.port, Protocol: uint8(k.protocol)}
+}
+
+func (b *backend) key() backendKey {
+	return backendKey{b.record.Address, b.record.Port, compile.Protocol(b.record.Protocol)}
+}
+
+func (b *backend) at() netip.AddrPort { return b.key().at() }
 
 // listing is what a desired service says of a backend.
 type listing struct {
@@ -200,7 +210,7 @@ func (s *state) listingsOf(want compile.Service) []listing {
 func (s *state) backend(key backendKey) *backend {
 	b := s.backends[key]
 	if b == nil {
-		b = &backend{key: key}
+		b = &backend{record: key.record()}
 		s.backends[key] = b
 	}
 	return b
@@ -208,13 +218,14 @@ func (s *state) backend(key backendKey) *backend {
 
 // forget drops a backend that is neither listed nor in the maps.
 func (s *state) forget(b *backend) {
-	if b.listed == 0 && b.index == 0 && s.backends[b.key] == b {
-		delete(s.backends, b.key)
+	if b.listed == 0 && b.index == 0 && s.backends[b.key()] == b {
+		delete(s.backends, b.key())
 	}
 }
 
 // backendsOf returns the backends of a list, each once, and their weights: nil where those are equal.
 func (s *state) backendsOf(list []compile.Backend, protocol compile.Protocol) (backends []*backend, weights []uint32) {
+	backends, weights = make([]*backend, 0, len(list)), make([]uint32, 0, len(list))
 	for i, endpoint := range list { // it is in order of the addresses
 		if i > 0 && endpoint.Address == list[i-1].Address {
 			continue
@@ -255,7 +266,7 @@ func (t *table) maglevSlots() []uint32 {
 func (t *table) candidates() []maps.Candidate {
 	candidates := make([]maps.Candidate, len(t.backends))
 	for i, b := range t.backends {
-		candidates[i] = maps.Candidate{Address: b.key.at(), Weight: 1}
+		candidates[i] = maps.Candidate{Address: b.at(), Weight: 1}
 		if t.weights != nil {
 			candidates[i].Weight = t.weights[i]
 		}

@@ -22,7 +22,7 @@ type frontend struct {
 // Frontends knows which service owns which frontend. The oldest claimant does (by creation time, then
 // namespace and name); the others go without it until the owner lets go. Not safe for concurrent use.
 type Frontends struct {
-	services  map[compile.ID]compile.Service
+	services  map[compile.ID]*compile.Service
 	claimants map[frontend][]compile.ID // the owner first
 	contested map[frontend]struct{}     // those with more than one claimant
 }
@@ -30,15 +30,15 @@ type Frontends struct {
 // NewFrontends returns an empty register.
 func NewFrontends() *Frontends {
 	return &Frontends{
-		services:  map[compile.ID]compile.Service{},
+		services:  map[compile.ID]*compile.Service{},
 		claimants: map[frontend][]compile.ID{},
 		contested: map[frontend]struct{}{},
 	}
 }
 
-// Set registers a service, or replaces what is registered under its ID. It returns the other services that
-// own more or fewer frontends than before.
-func (f *Frontends) Set(service compile.Service) (affected []compile.ID) {
+// Set registers a service, or replaces what is registered under its ID. Nobody modifies it afterwards. It returns the other
+// services that own more or fewer frontends than before.
+func (f *Frontends) Set(service *compile.Service) (affected []compile.ID) {
 	before := f.owners(service.ID, service.Frontends)
 	f.forget(service.ID)
 	f.services[service.ID] = service
@@ -55,18 +55,20 @@ func (f *Frontends) Delete(id compile.ID) (affected []compile.ID) {
 	return f.changed(id, before)
 }
 
-// Get returns a service with the frontends that it owns, which may be none, or false if there is no such
-// service.
-func (f *Frontends) Get(id compile.ID) (service compile.Service, known bool) {
-	service, known = f.services[id]
-	if !known {
-		return service, false
+// Get returns a service with the frontends that it owns, which may be none, or nil if there is no such service. One that has
+// lost none is the one that was registered.
+func (f *Frontends) Get(id compile.ID) *compile.Service {
+	service := f.services[id]
+	if service == nil {
+		return nil
 	}
 	lost := func(claimed compile.Frontend) bool { return f.claimants[frontendOf(id, claimed)][0] != id }
-	if slices.ContainsFunc(service.Frontends, lost) {
-		service.Frontends = slices.DeleteFunc(slices.Clone(service.Frontends), lost)
+	if !slices.ContainsFunc(service.Frontends, lost) {
+		return service
 	}
-	return service, true
+	owning := *service
+	owning.Frontends = slices.DeleteFunc(slices.Clone(service.Frontends), lost)
+	return &owning
 }
 
 // Owner returns which service has a frontend.
@@ -95,7 +97,7 @@ func (f *Frontends) Problems() []compile.Problem {
 
 // kind returns what makes a service claim a frontend.
 func (f *Frontends) kind(of frontend, by compile.ID) compile.FrontendKind {
-	for _, claimed := range f.services[by].Frontends {
+	for _, claimed := range f.claimed(by) {
 		if claimed.Address == of.address {
 			return claimed.Kind
 		}
@@ -116,6 +118,14 @@ func withheld(of frontend, kind compile.FrontendKind, owner, loser compile.ID) c
 	}
 }
 
+// claimed returns the frontends that a service is registered with.
+func (f *Frontends) claimed(by compile.ID) []compile.Frontend {
+	if service := f.services[by]; service != nil {
+		return service.Frontends
+	}
+	return nil
+}
+
 func frontendOf(id compile.ID, claimed compile.Frontend) frontend {
 	return frontend{claimed.Address, id.Protocol}
 }
@@ -123,7 +133,7 @@ func frontendOf(id compile.ID, claimed compile.Frontend) frontend {
 // owners returns the present owner of each frontend that a service has or is to have.
 func (f *Frontends) owners(id compile.ID, coming []compile.Frontend) map[frontend]compile.ID {
 	owners := map[frontend]compile.ID{}
-	for _, list := range [][]compile.Frontend{f.services[id].Frontends, coming} {
+	for _, list := range [][]compile.Frontend{f.claimed(id), coming} {
 		for _, claimed := range list {
 			key := frontendOf(id, claimed)
 			if claimants := f.claimants[key]; len(claimants) > 0 {
@@ -154,9 +164,9 @@ func (f *Frontends) changed(id compile.ID, before map[frontend]compile.ID) (affe
 }
 
 // claim enters a service, which is registered, among the claimants of a frontend.
-func (f *Frontends) claim(key frontend, service compile.Service) {
+func (f *Frontends) claim(key frontend, service *compile.Service) {
 	claimants := f.claimants[key]
-	at, found := slices.BinarySearchFunc(claimants, service, func(id compile.ID, s compile.Service) int {
+	at, found := slices.BinarySearchFunc(claimants, service, func(id compile.ID, s *compile.Service) int {
 		return age(f.services[id], s)
 	})
 	if found {
@@ -171,7 +181,7 @@ func (f *Frontends) claim(key frontend, service compile.Service) {
 
 // forget takes a service off the register.
 func (f *Frontends) forget(id compile.ID) {
-	for _, claimed := range f.services[id].Frontends {
+	for _, claimed := range f.claimed(id) {
 		key := frontendOf(id, claimed)
 		claimants := slices.DeleteFunc(f.claimants[key], func(other compile.ID) bool { return other == id })
 		if len(claimants) <= 1 {
@@ -187,6 +197,6 @@ func (f *Frontends) forget(id compile.ID) {
 }
 
 // age orders services, the oldest first.
-func age(a, b compile.Service) int {
+func age(a, b *compile.Service) int {
 	return cmp.Or(a.Created.Compare(b.Created), a.ID.Compare(b.ID))
 }

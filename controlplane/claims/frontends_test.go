@@ -14,8 +14,8 @@ import (
 )
 
 // service makes one that claims external addresses, created at a second.
-func service(name string, created int64, addresses ...string) compile.Service {
-	s := compile.Service{
+func service(name string, created int64, addresses ...string) *compile.Service {
+	s := &compile.Service{
 		ID:      compile.ID{Namespace: "default", Name: name, Protocol: compile.TCP, Family: compile.IPv4},
 		Created: time.Unix(created, 0),
 	}
@@ -27,8 +27,11 @@ func service(name string, created int64, addresses ...string) compile.Service {
 
 // owned returns the addresses that a service really has.
 func owned(f *Frontends, name string) []string {
-	s, _ := f.Get(service(name, 0).ID)
 	var addresses []string
+	s := f.Get(service(name, 0).ID)
+	if s == nil {
+		return nil
+	}
 	for _, frontend := range s.Frontends {
 		addresses = append(addresses, frontend.Address.String())
 	}
@@ -103,8 +106,8 @@ func TestS08_ProtocolsApart(t *testing.T) {
 	f.Set(tcp)
 	f.Set(udp)
 	for _, id := range []compile.ID{tcp.ID, udp.ID} {
-		if s, known := f.Get(id); !known || len(s.Frontends) != 1 {
-			t.Errorf("%s has %v", id, s.Frontends)
+		if s := f.Get(id); s == nil || len(s.Frontends) != 1 {
+			t.Errorf("%s is %+v", id, s)
 		}
 	}
 	if problems := f.Problems(); len(problems) != 0 {
@@ -140,7 +143,7 @@ func TestRandomHistories(t *testing.T) {
 // history runs one random history and says what went wrong.
 func history(random *rand.Rand) (failed string) {
 	f := NewFrontends()
-	services := map[compile.ID]compile.Service{}
+	services := map[compile.ID]*compile.Service{}
 	before := map[compile.ID][]compile.Frontend{}
 	for step := range 100 {
 		changed := service(fmt.Sprintf("s%d", random.IntN(8)), random.Int64N(4))
@@ -158,9 +161,9 @@ func history(random *rand.Rand) (failed string) {
 		}
 		want := bruteForce(services)
 		for id := range services {
-			got, known := f.Get(id)
-			if !known || !slices.Equal(got.Frontends, want[id]) {
-				return fmt.Sprintf("step %d: %s owns %v, want %v", step, id.Name, got.Frontends, want[id])
+			got := f.Get(id)
+			if got == nil || !slices.Equal(got.Frontends, want[id]) {
+				return fmt.Sprintf("step %d: %s is %+v, and should own %v", step, id.Name, got, want[id])
 			}
 			moved := !slices.Equal(before[id], want[id])
 			if moved && id != changed.ID && !slices.Contains(affected, id) {
@@ -176,7 +179,7 @@ func history(random *rand.Rand) (failed string) {
 }
 
 // bruteForce says who owns what, from scratch.
-func bruteForce(services map[compile.ID]compile.Service) map[compile.ID][]compile.Frontend {
+func bruteForce(services map[compile.ID]*compile.Service) map[compile.ID][]compile.Frontend {
 	owns := map[compile.ID][]compile.Frontend{}
 	for id, s := range services {
 		for _, claimed := range s.Frontends {
@@ -196,7 +199,7 @@ func bruteForce(services map[compile.ID]compile.Service) map[compile.ID][]compil
 }
 
 // losers counts the distinct frontends that somebody claims and does not own.
-func losers(services map[compile.ID]compile.Service, owns map[compile.ID][]compile.Frontend) int {
+func losers(services map[compile.ID]*compile.Service, owns map[compile.ID][]compile.Frontend) int {
 	count := 0
 	for id, s := range services {
 		distinct := map[compile.Frontend]bool{}

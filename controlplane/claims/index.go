@@ -5,21 +5,24 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/weir-lb/weir/maps"
 )
 
 // index knows which Services have something at an address. There may be a million addresses, of which nearly all are of one
 // Service alone: those cost no list.
 type index struct {
-	one    map[netip.Addr]*types.NamespacedName
-	others map[netip.Addr][]*types.NamespacedName // where there are several: all but the one
+	one    map[maps.Address]*types.NamespacedName
+	others map[maps.Address][]*types.NamespacedName // where there are several: all but the one
 }
 
 func newIndex() index {
-	return index{map[netip.Addr]*types.NamespacedName{}, map[netip.Addr][]*types.NamespacedName{}}
+	return index{map[maps.Address]*types.NamespacedName{}, map[maps.Address][]*types.NamespacedName{}}
 }
 
 // at returns who has something at an address, sorted.
-func (i index) at(address netip.Addr) []types.NamespacedName {
+func (i index) at(where netip.Addr) []types.NamespacedName {
+	address := maps.AddressOf(where)
 	one := i.one[address]
 	if one == nil {
 		return nil
@@ -33,7 +36,8 @@ func (i index) at(address netip.Addr) []types.NamespacedName {
 }
 
 // add enters a name at an address, once.
-func (i index) add(address netip.Addr, name *types.NamespacedName) {
+func (i index) add(where netip.Addr, name *types.NamespacedName) {
+	address := maps.AddressOf(where)
 	switch one := i.one[address]; {
 	case one == nil:
 		i.one[address] = name
@@ -43,7 +47,8 @@ func (i index) add(address netip.Addr, name *types.NamespacedName) {
 }
 
 // remove takes a name off an address.
-func (i index) remove(address netip.Addr, name types.NamespacedName) {
+func (i index) remove(where netip.Addr, name types.NamespacedName) {
+	address := maps.AddressOf(where)
 	one, others := i.one[address], i.others[address]
 	switch {
 	case one == nil:

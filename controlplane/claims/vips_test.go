@@ -20,7 +20,7 @@ func keyOf(name string) types.NamespacedName {
 func withClusterIP(name, clusterIP string, external ...string) []compile.Service {
 	s := service(name, 0, external...)
 	s.Frontends = append(s.Frontends, compile.Frontend{Kind: compile.ClusterIP, Address: netip.MustParseAddrPort(clusterIP)})
-	return []compile.Service{s}
+	return []compile.Service{*s}
 }
 
 func addresses(texts ...string) []netip.Addr {
@@ -37,7 +37,7 @@ func TestE14_Owner(t *testing.T) {
 	v.Set(keyOf("web"), withClusterIP("web", "10.96.0.1:80", "192.0.2.1:443"))
 	nodePort := service("np", 0, "0.0.0.0:30080")
 	nodePort.Frontends[0].Kind = compile.NodePort
-	v.Set(keyOf("np"), []compile.Service{nodePort})
+	v.Set(keyOf("np"), []compile.Service{*nodePort})
 
 	for _, test := range []struct {
 		what     string

@@ -82,7 +82,8 @@ func Compile(in Input) Result {
 // lists of the moment: an ID must not come and go with the endpoints.
 func compilePort(in Input, port servicePort, addresses *addresses, policy policy, table *endpointTable) []Service {
 	family := addresses.family
-	lists := categorise(table.endpoints[portKey{port.name, port.protocol, family}], in.Node)
+	endpoints := table.endpoints[portKey{port.name, port.protocol, family}]
+	lists := categorise(endpoints, in.Node)
 	service := Service{
 		ID: ID{
 			Namespace: in.Service.Namespace, Name: in.Service.Name,
@@ -99,7 +100,7 @@ func compilePort(in Input, port servicePort, addresses *addresses, policy policy
 		RemovedEndpoints: policy.removed,
 	}
 	if service.EndsFlows() {
-		service.Serving = lists.serving
+		service.Serving = serving(endpoints)
 	}
 	external := externalFrontends(port, addresses)
 	if len(external) == 0 {

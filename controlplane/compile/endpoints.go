@@ -49,8 +49,16 @@ func collectEndpoints(in Input, problems *problems) *endpointTable {
 		table.endpoints[key] = dedupe(list)
 	}
 	slices.SortFunc(table.addresses, netip.Addr.Compare)
-	table.addresses = slices.Clone(slices.Compact(table.addresses)) // it is kept, without room for more
+	table.addresses = fitting(slices.Compact(table.addresses))
 	return table
+}
+
+// fitting returns a list without room for more: it is kept.
+func fitting[E any](list []E) []E {
+	if len(list) == cap(list) {
+		return list
+	}
+	return slices.Clone(list)
 }
 
 // expect reports a port that no slice has although they have others: its name is misspelt on one side.
@@ -142,6 +150,7 @@ func (r *sliceReader) read(problems *problems) {
 // readEndpoints returns the slice's usable endpoints, with port 0.
 func (r *sliceReader) readEndpoints() []endpoint {
 	endpoints := make([]endpoint, 0, len(r.slice.Endpoints))
+	r.table.addresses = slices.Grow(r.table.addresses, len(r.slice.Endpoints))
 	for i := range r.slice.Endpoints {
 		source := &r.slice.Endpoints[i]
 		if len(source.Addresses) == 0 {
@@ -197,14 +206,16 @@ func (r *sliceReader) addPort(port discoveryv1.EndpointPort, endpoints []endpoin
 		return
 	}
 	r.table.ports[portIdentity{key.name, key.protocol}] = true
+	list := slices.Grow(r.table.endpoints[key], len(endpoints))
 	for _, e := range endpoints {
 		e.address = netip.AddrPortFrom(e.address.Addr(), number)
 		if owner, taken := r.takenBy(e.address, key.protocol); taken {
 			r.refuse("an address of Service "+owner+", where no backend is; name its pods instead", "endpoint "+e.address.String())
 			continue
 		}
-		r.table.endpoints[key] = append(r.table.endpoints[key], e)
+		list = append(list, e)
 	}
+	r.table.endpoints[key] = list
 }
 
 // readPort checks one port of the slice.

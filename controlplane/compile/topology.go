@@ -2,7 +2,6 @@ package compile
 
 import (
 	"net/netip"
-	"slices"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
@@ -11,8 +10,7 @@ import (
 type lists struct {
 	cluster []Backend
 	local   []Backend
-	serving []netip.AddrPort // all that still answer, whatever the policies and hints say of new flows
-	any     bool             // there is a usable endpoint somewhere in the cluster (rule P06)
+	any     bool // there is a usable endpoint somewhere in the cluster (rule P06)
 }
 
 // pick returns the list of a traffic policy.
@@ -37,13 +35,19 @@ func categorise(endpoints []endpoint, node Node) lists {
 	if len(l.local) == 0 {
 		l.local = choose(endpoints, endpoint.isFallback, endpoint.isLocal)
 	}
-	for _, e := range endpoints {
-		if e.ready || e.serving {
-			l.serving = append(l.serving, e.address)
-		}
-	}
 	l.any = len(l.cluster) > 0 // the hints leave at least one, or do not count
 	return l
+}
+
+// serving lists the endpoints that still answer, whatever the policies and hints say of new flows.
+func serving(endpoints []endpoint) []netip.AddrPort {
+	var addresses []netip.AddrPort
+	for _, e := range endpoints {
+		if e.ready || e.serving {
+			addresses = append(addresses, e.address)
+		}
+	}
+	return addresses
 }
 
 func (e endpoint) isReady() bool    { return e.ready }
@@ -55,12 +59,16 @@ func everywhere(endpoint) bool { return true }
 // choose returns the endpoints that pass both tests, as backends.
 func choose(endpoints []endpoint, usable, placed func(endpoint) bool) []Backend {
 	var backends []Backend
-	for _, e := range endpoints {
-		if usable(e) && placed(e) {
-			backends = append(backends, Backend{Address: e.address, Local: e.local, Terminating: e.terminating, Weight: e.weight})
+	for i, e := range endpoints {
+		if !usable(e) || !placed(e) {
+			continue
 		}
+		if backends == nil {
+			backends = make([]Backend, 0, len(endpoints)-i)
+		}
+		backends = append(backends, Backend{Address: e.address, Local: e.local, Terminating: e.terminating, Weight: e.weight})
 	}
-	return slices.Clone(backends) // it is kept, without room for more
+	return fitting(backends)
 }
 
 // hintedFor returns the test that the hints ask for: those for this node where every ready endpoint has

@@ -177,8 +177,8 @@ func (m *Manager) SetPrimary(addresses []netip.Addr) {
 }
 
 // ChangeBackends says where backends of other nodes are that have come or, where it is false, left: the next hops toward
-// those that are there are kept resolved. Before the first call it is not known that there are none.
-func (m *Manager) ChangeBackends(backends map[netip.Addr]bool) { m.hops.follow(backends) }
+// those that are there are kept resolved. Before the first call it is not known that there are none. The map is given away.
+func (m *Manager) ChangeBackends(backends map[weirmaps.Address]bool) { m.hops.follow(backends) }
 
 // Problems lists what is wrong with devices: named but not there, not attached.
 func (m *Manager) Problems() []compile.Problem {

@@ -53,19 +53,19 @@ func managed(t *testing.T, link netlink.Link, addr string, want bool) {
 }
 
 // come returns backends that come.
-func come(addresses ...string) map[netip.Addr]bool {
-	moves := map[netip.Addr]bool{}
+func come(addresses ...string) map[weirmaps.Address]bool {
+	moves := map[weirmaps.Address]bool{}
 	for _, address := range addresses {
-		moves[netip.MustParseAddr(address)] = true
+		moves[weirmaps.AddressOf(netip.MustParseAddr(address))] = true
 	}
 	return moves
 }
 
 // move returns backends with whether they come.
-func move(pairs ...any) map[netip.Addr]bool {
-	moves := map[netip.Addr]bool{}
+func move(pairs ...any) map[weirmaps.Address]bool {
+	moves := map[weirmaps.Address]bool{}
 	for i := 0; i < len(pairs); i += 2 {
-		moves[netip.MustParseAddr(pairs[i].(string))] = pairs[i+1].(bool)
+		moves[weirmaps.AddressOf(netip.MustParseAddr(pairs[i].(string)))] = pairs[i+1].(bool)
 	}
 	return moves
 }
@@ -212,9 +212,12 @@ func TestNeighboursAskForWhatChanged(t *testing.T) {
 		}
 	}
 	const all = 20000
-	backends := map[netip.Addr]bool{}
+	backends := map[weirmaps.Address]bool{}
+	numbered := func(i int) weirmaps.Address {
+		return weirmaps.AddressOf(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+	}
 	for i := range all {
-		backends[netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})] = true
+		backends[numbered(i)] = true
 	}
 	n.follow(backends)
 	asked("nothing is known of devices", 0)
@@ -235,7 +238,7 @@ func TestNeighboursAskForWhatChanged(t *testing.T) {
 		t.Errorf("%d next hops are known", len(n.hops))
 	}
 	for i := range all {
-		n.follow(map[netip.Addr]bool{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}): false})
+		n.follow(map[weirmaps.Address]bool{numbered(i): false})
 	}
 	n.follow(move("10.99.0.1", false))
 	asked("all leave", 0)

@@ -25,16 +25,15 @@ type news struct {
 	anew     bool // all routes may be others
 }
 
-// follow says where backends have come to or left.
-func (n *neighbours) follow(backends map[netip.Addr]bool) {
+// follow says where backends have come to or left. The map is its own from then on: there may be a million of them.
+func (n *neighbours) follow(backends map[weirmaps.Address]bool) {
 	n.hear(func(news *news) bool {
 		isFirst := !news.located
 		news.located = true
 		if news.backends == nil {
-			news.backends = map[weirmaps.Address]bool{}
-		}
-		for address, came := range backends {
-			news.backends[weirmaps.AddressOf(address)] = came
+			news.backends = backends
+		} else {
+			maps.Copy(news.backends, backends)
 		}
 		return isFirst || len(backends) > 0
 	})

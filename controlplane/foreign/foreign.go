@@ -109,16 +109,21 @@ func (r *Recorder) newWriter() (*writer, error) {
 		return nil, err
 	}
 	w := &writer{
-		flows: r.options.Set.FlowTable(), now: now, snatPorts: r.options.SNATPorts,
-		services: map[endpoint]uint32{}, backends: map[endpoint]backend{}, nodeAddrs: map[netip.Addr]struct{}{},
+		set: r.options.Set, flows: r.options.Set.FlowTable(), now: now, snatPorts: r.options.SNATPorts,
+		services: map[endpoint]uint32{}, nodeAddrs: map[netip.Addr]struct{}{},
 	}
-	return w, w.read(r.options.Set)
+	return w, w.read()
 }
 
-// endpoint is an address and port of a protocol.
+// endpoint is an address and port of a protocol. It has no pointer in it: there are as many as backends.
 type endpoint struct {
-	address  netip.AddrPort
+	address  maps.Address
+	port     uint16
 	protocol uint8
+}
+
+func endpointOf(at netip.AddrPort, protocol uint8) endpoint {
+	return endpoint{maps.AddressOf(at.Addr()), at.Port(), protocol}
 }
 
 // backend is how flows name one.
@@ -126,37 +131,31 @@ type backend struct{ index, generation uint32 }
 
 // writer writes foreign flows.
 type writer struct {
+	set       *maps.Set
 	flows     maps.FlowTable
 	now       uint32
 	snatPorts compile.PortRange
-	services  map[endpoint]uint32 // ids by frontend; a NodePort's address is the unspecified one
-	backends  map[endpoint]backend
+	services  map[endpoint]uint32  // ids by frontend; a NodePort's address is the unspecified one
+	backends  map[endpoint]backend // nil: they have not been asked for
 	nodeAddrs map[netip.Addr]struct{}
 	found     Found
 }
 
-// read reads frontends, backends, and the node's addresses.
-func (w *writer) read(set *maps.Set) error {
+// read reads frontends, and the node's addresses.
+func (w *writer) read() error {
 	ids := map[uint32]uint32{}
 	return errors.Join(
-		maps.Each(set.Services, func(index uint32, record maps.Service) bool {
+		maps.Each(w.set.Services, func(index uint32, record maps.Service) bool {
 			if record.Generation != 0 {
 				ids[index] = record.Id
 			}
 			return true
 		}),
-		maps.Each(set.Frontends, func(key maps.FrontendKey, value maps.Frontend) bool {
-			w.services[endpoint{key.AddrPort(), key.Protocol}] = ids[value.Index()]
+		maps.Each(w.set.Frontends, func(key maps.FrontendKey, value maps.Frontend) bool {
+			w.services[endpointOf(key.AddrPort(), key.Protocol)] = ids[value.Index()]
 			return true
 		}),
-		maps.Each(set.Backends, func(index uint32, record maps.Backend) bool {
-			if record.Generation != 0 {
-				address := netip.AddrPortFrom(record.Address.Addr(), record.Port)
-				w.backends[endpoint{address, record.Protocol}] = backend{index, record.Generation}
-			}
-			return true
-		}),
-		maps.EachKey(set.NodeAddrs, func(address maps.Address) { w.nodeAddrs[address.Addr()] = struct{}{} }),
+		maps.EachKey(w.set.NodeAddrs, func(address maps.Address) { w.nodeAddrs[address.Addr()] = struct{}{} }),
 	)
 }
 
@@ -174,7 +173,10 @@ func (w *writer) add(c conntrack.Connection) error {
 	if c.Status&conntrack.DstNAT == 0 || !known || ofNode { // what the node itself sends meets no program before it is translated
 		return nil
 	}
-	of := w.backends[endpoint{c.Reply.Source, c.Original.Protocol}]
+	of, err := w.backendAt(endpointOf(c.Reply.Source, c.Original.Protocol))
+	if err != nil {
+		return err
+	}
 	key := keyOf(c.Original, maps.EdgeIDForeign)
 	added, err := w.put(key, maps.Flow{
 		Half: maps.FlowHalfForward, Service: service, Backend: of.index, Generation: of.generation,
@@ -183,6 +185,22 @@ func (w *writer) add(c conntrack.Connection) error {
 		w.found.Connections++
 	}
 	return err
+}
+
+// backendAt returns the backend at an address; the zero one if there is none. Most nodes have no connection that needs
+// them, so they are read when one is first asked for.
+func (w *writer) backendAt(where endpoint) (backend, error) {
+	if w.backends != nil {
+		return w.backends[where], nil
+	}
+	w.backends = map[endpoint]backend{}
+	err := maps.Each(w.set.Backends, func(index uint32, record maps.Backend) bool {
+		if record.Generation != 0 {
+			w.backends[endpoint{record.Address, record.Port, record.Protocol}] = backend{index, record.Generation}
+		}
+		return true
+	})
+	return w.backends[where], err
 }
 
 // addAnswers records answers that come to the node itself, at a port by which it could be ours, as node_egress does for
@@ -214,7 +232,7 @@ func (w *writer) put(key maps.FlowKey, flow maps.Flow) (added bool, err error) {
 
 // serviceOf returns the id of the service that a destination is a frontend of.
 func (w *writer) serviceOf(to netip.AddrPort, protocol uint8) (id uint32, known bool) {
-	if id, known = w.services[endpoint{to, protocol}]; known {
+	if id, known = w.services[endpointOf(to, protocol)]; known {
 		return id, true
 	}
 	if _, ofNode := w.nodeAddrs[to.Addr()]; !ofNode {
@@ -228,7 +246,7 @@ func (w *writer) nodePort(to netip.AddrPort, protocol uint8) (id uint32, known b
 	if to.Addr().Is6() {
 		anywhere = netip.IPv6Unspecified()
 	}
-	id, known = w.services[endpoint{netip.AddrPortFrom(anywhere, to.Port()), protocol}]
+	id, known = w.services[endpointOf(netip.AddrPortFrom(anywhere, to.Port()), protocol)]
 	return id, known
 }
 

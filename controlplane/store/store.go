@@ -418,7 +418,7 @@ func (s *Store) take() Work {
 		work.Ranges, work.RangesChanged = inOrder(s.ranges), true
 	}
 	s.handed = s.waiting()
-	clear(s.dirty)
+	s.dirty = map[Key]time.Time{} // one that is cleared keeps the room that the first listing took
 	s.nodesDirty, s.rangesDirty = time.Time{}, time.Time{}
 	s.taken, s.started = time.Now(), true
 	return work

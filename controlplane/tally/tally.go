@@ -3,7 +3,6 @@
 package tally
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/weir-lb/weir/controlplane/compile"
@@ -24,8 +23,8 @@ type Tally struct {
 
 // Moves are what has changed of where things are.
 type Moves struct {
-	Backends   map[netip.Addr]bool // not on this node: true is one that came, false one that left
-	ClusterIPs bool                // others may have come or gone
+	Backends   map[maps.Address]bool // not on this node: true is one that came, false one that left; it is the caller's
+	ClusterIPs bool                  // others may have come or gone
 }
 
 // New returns an empty tally.
@@ -74,12 +73,14 @@ func (t *Tally) EndsTCP() bool { return t.ending > 0 }
 
 // Moves returns what has changed since it was last called.
 func (t *Tally) Moves() Moves {
-	moves := Moves{Backends: map[netip.Addr]bool{}, ClusterIPs: t.clusterIPs}
-	for address, was := range t.before {
+	moves := Moves{Backends: t.before, ClusterIPs: t.clusterIPs}
+	for address, was := range moves.Backends {
 		if is := t.elsewhere[address] > 0; is != was {
-			moves.Backends[address.Addr()] = is
+			moves.Backends[address] = is
+		} else {
+			delete(moves.Backends, address)
 		}
 	}
-	t.before, t.clusterIPs = map[maps.Address]bool{}, false // a map keeps the room that it has once had
+	t.before, t.clusterIPs = map[maps.Address]bool{}, false
 	return moves
 }

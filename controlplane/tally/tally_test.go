@@ -47,7 +47,8 @@ func TestReplace(t *testing.T) {
 		if random.IntN(3) > 0 {
 			continue
 		}
-		for address, came := range tally.Moves().Backends {
+		for moved, came := range tally.Moves().Backends {
+			address := moved.Addr()
 			if told[address] == came {
 				t.Fatalf("round %d: %s came or left twice: %t", round, address, came)
 			}
