@@ -14,7 +14,7 @@ static __always_inline bool device_is_known(__u32 ifindex)
 }
 
 /* Copies what is said of a device. False: it is not known, or goes just now; then the copy means nothing. */
-static __always_inline bool device_read(__u32 ifindex, struct device *device)
+static __noinline bool device_read(__u32 ifindex, struct device *device)
 {
 	struct device_record *record = bpf_map_lookup_elem(&devices, &ifindex);
 	__u32 seal;
@@ -81,6 +81,12 @@ static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
 static __always_inline const struct address *device_address(const struct device *device, bool ipv6)
 {
 	return ipv6 ? &device->ipv6 : &device->ipv4;
+}
+
+/* The router at the other end of the device; zero if none is known. */
+static __always_inline const struct address *device_router(const struct device *device, bool ipv6)
+{
+	return ipv6 ? &device->router_ipv6 : &device->router_ipv4;
 }
 
 #endif

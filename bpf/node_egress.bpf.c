@@ -6,6 +6,7 @@
 #define PACKET_BACK BPF_F_INGRESS /* who sends by this device is answered by the stack */
 #include "packet_tc.h"
 
+#include "back.h"
 #include "device.h"
 #include "flow.h"
 #include "fragment.h"
@@ -19,31 +20,44 @@
 #include "service.h"
 #include "try.h"
 
-/* The device the client came by, where the routes chose another one for the answer, and know a way by this one. */
-static __always_inline int depart_by(struct packet *packet, const struct device *device, struct flow_view *view)
+/*
+ * The way out of the device the client came by, where the routes have chosen another one. ROUTE_STACK: the packet
+ * leaves by this one, as there is no other way for it, or none is known.
+ */
+static __always_inline enum route_result depart_way(const struct packet *packet, const struct flow_view *view,
+						    struct route *route)
 {
-	enum route_result result;
-	struct route route;
+	enum route_result result = ROUTE_STACK;
 
-	if (!view->ifindex || view->ifindex == packet->ifindex || !device_is_known(view->ifindex))
-		return PACKET_PASS;
-	result = route_find_out(packet, &view->to, view->ifindex, &route);
-	if (route.fib.ifindex != view->ifindex || !packet_can_send(packet, result, &route))
-		return PACKET_PASS;
-	return packet_send_instead(packet, device, result, &route);
+	if (view->ifindex && view->ifindex != packet->ifindex && device_is_known(view->ifindex))
+		result = route_find_by(packet, &view->to, view->ifindex, route);
+	return verifier_forget(result, packet->now);
 }
 
-/* An answer of a local backend. */
-static __always_inline int depart_answer(struct packet *packet, const struct device *device, struct flow_view *view)
+static __always_inline int depart_by(struct packet *packet, const struct device *device, enum route_result result,
+				     const struct route *route)
 {
+	return packet_can_send(packet, result, route) ? packet_send_instead(packet, device, result, route)
+						      : PACKET_PASS;
+}
+
+/* An answer of a local backend. What is too long for its way is answered before it is translated. */
+static __always_inline int depart_answer(struct packet *packet, struct device *device, struct flow_view *view)
+{
+	enum route_result result;
+	struct route route = {};
+
 	if (view->half != FLOW_HALF_REVERSE || view->action != FLOW_STACK)
 		return PACKET_PASS;
+	result = depart_way(packet, view, &route);
+	if (result == ROUTE_TOO_BIG)
+		return reply_too_big(packet, device, route.fib.mtu_result);
 	flow_account(packet, view);
 	if (!nat_rewrite(packet, &view->to, false)) {
 		count(drop_rewrite_failed);
 		return PACKET_DROP;
 	}
-	return depart_by(packet, device, view);
+	return depart_by(packet, device, result, &route);
 }
 
 /* Whether an answer to this source port could be taken for a packet of ours. */
@@ -121,8 +135,10 @@ __noinline int depart_icmp_scratch(packet_context *context)
 	struct packet packet = {}, quote = {};
 	struct device *device;
 	struct scratch *scratch = packet_resume(&packet, context, &device);
+	enum route_result result;
 	enum quote_result kind;
 	struct flow_view *view;
+	struct route route = {};
 
 	if (!scratch)
 		return PACKET_PASS;
@@ -139,9 +155,10 @@ __noinline int depart_icmp_scratch(packet_context *context)
 		return depart_error_of_host(scratch, view);
 	if (view->half != FLOW_HALF_REVERSE || view->action != FLOW_STACK)
 		return PACKET_PASS;
+	result = depart_way(&packet, view, &route);
 	if (!quote_translate(&packet, &quote, view, false))
 		return PACKET_DROP;
-	return depart_by(&packet, device, view);
+	return depart_by(&packet, device, result, &route);
 }
 
 /* Whether a fragment that nothing is known of is one that this host sends to a VIP. */

@@ -3,6 +3,7 @@
 #ifndef WEIR_NODE_TRANSLATE_H
 #define WEIR_NODE_TRANSLATE_H
 
+#include "back.h"
 #include "device.h"
 #include "flow.h"
 #include "host_packet.h"
@@ -66,9 +67,9 @@ static __always_inline int node_cut_or_refuse(struct packet *packet, struct devi
 static __always_inline enum route_result node_route(struct packet *packet, struct flow_view *view,
 						    struct route *route)
 {
-	if (view->half == FLOW_HALF_FORWARD)
-		return route_find(packet, &view->to, route);
-	return route_find_back(packet, &view->to, view->ifindex, route);
+	__u32 by = view->half == FLOW_HALF_FORWARD ? 0 : view->ifindex;
+
+	return route_find_back(packet, &view->to, by, route);
 }
 
 /* A packet that leaves again: at XDP by the flow's next hop, while that is good, else by a route. */

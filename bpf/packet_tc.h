@@ -190,7 +190,7 @@ static __always_inline void packet_update_sum(struct packet *packet, __u32 delta
 static __always_inline bool packet_can_send(const struct packet *packet, enum route_result result,
 					    const struct route *route)
 {
-	return !packet->tagged && (result == ROUTE_OUT || result == ROUTE_NO_NEIGHBOUR);
+	return !packet->tagged && (result == ROUTE_OUT || result == ROUTE_NO_NEIGHBOUR || result == ROUTE_BY_ROUTER);
 }
 
 /*

@@ -12,6 +12,7 @@
 enum route_result {
 	ROUTE_OUT = 0,	    /* next hop known, with its MAC */
 	ROUTE_NO_NEIGHBOUR, /* next hop known, its MAC not yet */
+	ROUTE_BY_ROUTER,    /* no route, but to the router at the end of a device (back.h) */
 	ROUTE_STACK,	    /* for the stack to deliver or to refuse: this host's own address, or no route */
 	ROUTE_TOO_BIG,	    /* mtu says for what */
 	ROUTE_DROP,	    /* a blackhole, prohibit or unreachable route, or forwarding is off */
@@ -55,7 +56,8 @@ static const __u8 route_results[] = {
 
 static __always_inline enum route_result route_result_of(unsigned long result)
 {
-	return result < sizeof(route_results) ? route_results[result] : ROUTE_DROP;
+	/* An error: the device is gone. */
+	return result < sizeof(route_results) ? route_results[result] : ROUTE_STACK;
 }
 
 /*
@@ -90,21 +92,6 @@ static __always_inline enum route_result route_find_of_host(const struct packet 
 	route_fill(&route->fib, packet, &packet->key.tuple.source, to);
 	route->fib.ifindex = LOOPBACK_IFINDEX;
 	return route_result_of(bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), 0));
-}
-
-/*
- * The route back to a client that came in by the device `ifindex`: out of that device where a route leads
- * there, else wherever the routes say. Clouds route by source and mark; the main table may not know.
- */
-static __always_inline enum route_result route_find_back(const struct packet *packet, const struct tuple *to,
-							 __u32 ifindex, struct route *route)
-{
-	enum route_result result;
-
-	if (!ifindex)
-		return route_find(packet, to, route);
-	result = route_find_out(packet, to, ifindex, route);
-	return result == ROUTE_STACK ? route_find(packet, to, route) : result;
 }
 
 /* Whether what is remembered of the next hop is still believed, and the packet fits. */

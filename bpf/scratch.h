@@ -86,7 +86,9 @@ struct scratch {
 	struct birth birth;
 	struct flow_key reverse;
 	struct flow half;
-	bool last_resort; /* no tuple is free for the answers: that of a younger embryo may be taken */
+	struct device by;      /* that a client came by, and */
+	struct address router; /* at its other end, as it is in packets: back.h */
+	bool last_resort;      /* no tuple is free for the answers: that of a younger embryo may be taken */
 	struct bpf_sock_tuple socket;
 	struct icmp_error error;
 	struct cut cut;

@@ -415,6 +415,9 @@ struct device {
 	__u32 master;	     /* ifindex of that bridge or bond; 0 if none */
 	struct address ipv4; /* v4-mapped: what SNAT and hairpin use as a source here; zero if none */
 	struct address ipv6;
+	struct address router_ipv4; /* v4-mapped: of a default route out of here, of any table; zero if none */
+	struct address router_ipv6;
+	__u32 mtu;
 };
 
 /*

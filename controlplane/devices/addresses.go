@@ -104,7 +104,7 @@ func primaryAddress(devices map[int]*device, roles map[int]role, ipv6 bool) neti
 	metric := -1
 	for _, d := range inOrder(devices) {
 		for _, route := range d.routes {
-			if route.ipv6 != ipv6 || metric >= 0 && route.metric >= metric {
+			if route.ipv6 != ipv6 || !route.isMain() || metric >= 0 && route.metric >= metric {
 				continue
 			}
 			addr := route.source

@@ -36,7 +36,7 @@ func podVeth(index int, name string, namespace int, prefixes ...string) *device 
 
 func headerOf(hardware uint16) func(*device) { return func(d *device) { d.hardware = hardware } }
 func portOf(master int) func(*device)        { return func(d *device) { d.master = master } }
-func hasDefault(d *device)                   { d.routes = []defaultRoute{{metric: 100}} }
+func hasDefault(d *device)                   { d.routes = []defaultRoute{{table: unix.RT_TABLE_MAIN, metric: 100}} }
 
 func byIndex(all ...*device) map[int]*device {
 	devices := map[int]*device{}
@@ -260,7 +260,7 @@ func TestPrimaryAddress(t *testing.T) {
 	route := func(metric int, source string) func(*device) {
 		return func(d *device) {
 			from, _ := netip.ParseAddr(source)
-			d.routes = append(d.routes, defaultRoute{metric: metric, source: from})
+			d.routes = append(d.routes, defaultRoute{table: unix.RT_TABLE_MAIN, metric: metric, source: from})
 		}
 	}
 	loopback := with(etherDevice(1, "lo", "", "127.0.0.1/8", "203.0.113.7/32"), func(d *device) { d.loopback = true })

@@ -33,7 +33,8 @@ func (m *Manager) converge(touched []int) {
 		addresses := nodePortAddresses(m.state.devices, view.roles, m.options.NodePorts, m.primary)
 		m.note(ofNode, m.records.setAddresses(addresses))
 	}
-	m.hops.use(resolvable(m.state.devices, view.roles), touched)
+	chosen := resolvable(m.state.devices, view.roles)
+	m.hops.use(chosen, routersOn(m.state.devices, chosen), touched)
 	m.scheduleRetry(hadFailed)
 	m.publish(view)
 }
@@ -122,7 +123,7 @@ func (m *Manager) isDue(now loader.Device, r role, touched bool) bool {
 // record is what the map shall hold of a device.
 func (m *Manager) record(d *device, view picture) (weirmaps.Device, error) {
 	r := view.roles[d.index]
-	record := weirmaps.Device{Edge: r.edge, Mac: d.mac}
+	record := weirmaps.Device{Edge: r.edge, Mac: d.mac, Mtu: uint32(d.mtu)}
 	if d.header() != headerEthernet {
 		record.Flags |= weirmaps.DeviceNoEthernet
 	}
@@ -142,6 +143,12 @@ func (m *Manager) record(d *device, view picture) (weirmaps.Device, error) {
 	}
 	if addr := source(d, m.state.devices, view.ipv6, true); addr.IsValid() {
 		record.Ipv6 = weirmaps.AddressOf(addr)
+	}
+	if router := d.router(false); router.IsValid() {
+		record.RouterIpv4 = weirmaps.AddressOf(router)
+	}
+	if router := d.router(true); router.IsValid() {
+		record.RouterIpv6 = weirmaps.AddressOf(router)
 	}
 	if r.edge != weirmaps.EdgePod {
 		m.state.edges.leave(d.index)

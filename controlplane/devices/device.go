@@ -1,7 +1,9 @@
 package devices
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,8 +39,21 @@ type address struct {
 // defaultRoute is a default route out of a device.
 type defaultRoute struct {
 	ipv6   bool
+	table  int
 	metric int
 	source netip.Addr // that packets get on it; invalid: of the device's choice
+	router netip.Addr // invalid: everybody is on the link
+}
+
+// isMain tells whether the route is one that packets take by which no rule goes.
+func (r defaultRoute) isMain() bool { return r.table == unix.RT_TABLE_MAIN }
+
+// better tells whether a route is preferred to another one of the device and family.
+func (r defaultRoute) better(than defaultRoute) bool {
+	if r.isMain() != than.isMain() {
+		return r.isMain()
+	}
+	return cmp.Or(cmp.Compare(r.metric, than.metric), cmp.Compare(r.table, than.table)) < 0
 }
 
 // isSecondary tells of an IPv4 address that another of its network comes first, and of an IPv6 address that it is
@@ -78,7 +93,7 @@ func (d *device) leadsAway() bool {
 // isUplink tells whether the node itself is at home on the device: a default route, or an address with a network. The
 // gateway's address that some CNIs put on every pod's veth is alone in its network.
 func (d *device) isUplink() bool {
-	if len(d.routes) > 0 {
+	if slices.ContainsFunc(d.routes, defaultRoute.isMain) {
 		return true
 	}
 	for _, a := range d.addresses {

@@ -61,13 +61,15 @@ type neighbours struct {
 
 	mu      sync.Mutex
 	news    news
-	told    map[int]bool  // the devices, as they were said last
-	changed chan struct{} // holds a token while there are news
+	told    map[int]bool     // the devices, as they were said last
+	named   map[nextHop]bool // the routers
+	changed chan struct{}    // holds a token while there are news
 
 	// Owned by run.
 	devices  map[int]bool                 // of the node edge, with Ethernet headers, that are up
 	backends map[weirmaps.Address]nextHop // on these; the zero one: there is none
-	hops     map[nextHop]int              // how many backends they lead to
+	routers  map[nextHop]bool             // at the ends of these
+	hops     map[nextHop]int              // to how many backends and routers they lead
 	managed  map[nextHop]bool             // of the hops, at most maxNeighbours
 }
 
@@ -130,6 +132,7 @@ func (n *neighbours) run(ctx context.Context) {
 func (n *neighbours) round(news news) error {
 	if news.devices != nil {
 		n.devices = news.devices
+		n.followRouters(news.routers)
 	}
 	for address, came := range news.backends {
 		if came {
@@ -217,11 +220,8 @@ func (n *neighbours) look(address weirmaps.Address) error {
 func (n *neighbours) leave(address weirmaps.Address) {
 	hop := n.backends[address]
 	delete(n.backends, address)
-	if hop == (nextHop{}) {
-		return
-	}
-	if n.hops[hop]--; n.hops[hop] == 0 {
-		delete(n.hops, hop)
+	if hop != (nextHop{}) {
+		n.release(hop)
 	}
 }
 

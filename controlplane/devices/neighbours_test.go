@@ -221,18 +221,18 @@ func TestNeighboursAskForWhatChanged(t *testing.T) {
 	}
 	n.follow(backends)
 	asked("nothing is known of devices", 0)
-	n.use(map[int]bool{1: true}, nil)
+	n.use(map[int]bool{1: true}, nil, nil)
 	asked("the first round", all)
 	n.follow(move("10.0.0.7", false, "10.0.0.8", false, "10.99.0.1", true))
 	asked("one comes, two leave", 1)
-	n.use(map[int]bool{1: true}, []int{7})
+	n.use(map[int]bool{1: true}, nil, []int{7})
 	asked("something happens to another device", 0)
 	n.hear(func(news *news) bool {
 		news.prefixes = map[netip.Prefix]struct{}{netip.MustParsePrefix("10.0.4.0/24"): {}, netip.MustParsePrefix("10.0.3.3/32"): {}, netip.MustParsePrefix("10.77.0.1/32"): {}}
 		return true
 	})
 	asked("routes have changed", 256+1)
-	n.use(map[int]bool{1: true}, []int{1})
+	n.use(map[int]bool{1: true}, nil, []int{1})
 	asked("something happens to the device", all-1)
 	if len(n.hops) != all/256+2 {
 		t.Errorf("%d next hops are known", len(n.hops))

@@ -20,7 +20,8 @@ const maxPrefixes = 256
 type news struct {
 	located  bool                      // it has been said where backends are, now or before
 	backends map[weirmaps.Address]bool // that came or, where false, left
-	devices  map[int]bool              // nil: they are as they were
+	devices  map[int]bool              // nil: they and the routers are as they were
+	routers  map[nextHop]bool
 	prefixes map[netip.Prefix]struct{}
 	anew     bool // all routes may be others
 }
@@ -39,15 +40,17 @@ func (n *neighbours) follow(backends map[weirmaps.Address]bool) {
 	})
 }
 
-// use says on which devices next hops shall be kept resolved. Touched are devices that something has happened to.
-func (n *neighbours) use(devices map[int]bool, touched []int) {
+// use says on which devices next hops shall be kept resolved, and which routers are there. Touched are devices that
+// something has happened to.
+func (n *neighbours) use(devices map[int]bool, routers map[nextHop]bool, touched []int) {
 	n.hear(func(news *news) bool {
-		changed := n.told == nil || !maps.Equal(n.told, devices)
+		changed := n.told == nil || !maps.Equal(n.told, devices) || !maps.Equal(n.named, routers)
 		for _, index := range touched {
 			changed = changed || devices[index]
 		}
 		if changed {
-			n.told, news.devices, news.anew = devices, devices, true
+			n.told, n.named = devices, routers
+			news.devices, news.routers, news.anew = devices, routers, true
 		}
 		return changed
 	})

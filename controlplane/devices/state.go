@@ -184,12 +184,12 @@ func (s *state) removeAddress(data []byte) ([]int, error) {
 	return []int{index}, nil
 }
 
-// readRoutes reads all default routes of the main table anew.
+// readRoutes reads all default routes anew, those of the tables that rules lead to too.
 func (s *state) readRoutes() ([]int, error) {
 	routes := map[int][]defaultRoute{}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		main := &netlink.Route{Table: unix.RT_TABLE_MAIN}
-		err := netlink.RouteListFilteredIter(family, main, netlink.RT_FILTER_TABLE, func(route netlink.Route) bool {
+		every := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
+		err := netlink.RouteListFilteredIter(family, every, netlink.RT_FILTER_TABLE, func(route netlink.Route) bool {
 			addRoute(routes, route, family == unix.AF_INET6)
 			return true
 		})
@@ -218,14 +218,16 @@ func addRoute(routes map[int][]defaultRoute, route netlink.Route, ipv6 bool) {
 		}
 	}
 	source, _ := netip.AddrFromSlice(route.Src)
-	found := defaultRoute{ipv6: ipv6, metric: min(route.Priority, math.MaxInt32), source: source.Unmap()}
-	hops := []int{route.LinkIndex}
-	for _, hop := range route.MultiPath {
-		hops = append(hops, hop.LinkIndex)
+	found := defaultRoute{
+		ipv6: ipv6, table: route.Table, metric: min(route.Priority, math.MaxInt32), source: source.Unmap(),
 	}
-	for _, hop := range hops {
-		if hop != 0 {
-			routes[hop] = append(routes[hop], found)
+	hops := []*netlink.NexthopInfo{{LinkIndex: route.LinkIndex, Gw: route.Gw}}
+	for _, hop := range append(hops, route.MultiPath...) {
+		if hop.LinkIndex == 0 {
+			continue
 		}
+		router, _ := netip.AddrFromSlice(hop.Gw)
+		found.router = router.Unmap()
+		routes[hop.LinkIndex] = append(routes[hop.LinkIndex], found)
 	}
 }

@@ -136,17 +136,25 @@ func (l *Lab) addServers() error {
 	if l.Options.HostServers {
 		hosts = append(hosts, l.Node1, l.Node2)
 	}
-	for _, pod := range hosts {
-		var servers *Servers
-		err := pod.Do(func() (err error) {
-			servers, err = Serve(pod.Role)
-			return err
-		})
-		if err != nil {
+	for _, host := range hosts {
+		if err := l.addServersOn(host); err != nil {
 			return err
 		}
-		l.onClose(servers.Close)
 	}
+	return nil
+}
+
+// addServersOn starts the servers of one host.
+func (l *Lab) addServersOn(h *Host) error {
+	var servers *Servers
+	err := h.Do(func() (err error) {
+		servers, err = Serve(h.Role)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	l.onClose(servers.Close)
 	return nil
 }
 

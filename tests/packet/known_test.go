@@ -57,6 +57,22 @@ func TestAnswerLeavesByArrivalDevice(t *testing.T) {
 	})
 }
 
+// An answer of a local backend that is too long for the device the client came by is answered with what fits there.
+func TestAnswerTooBigForArrivalDevice(t *testing.T) {
+	forEach(t, cases{}, func(tr *trial) {
+		tr.serve(tr.service("web", tr.local(tr.Pod)))
+		in := tr.frame("eth3", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
+		translated := in.translated(in.From, tr.at(tr.Pod, targetPort))
+		tr.expect("eth3", in, Pass, translated)
+		answer := translated.answer(tr.Device("eth0").MAC, gatewayMAC())
+		answer.Payload = make([]byte, 1400)
+		quoted := min(tr.ipLength(answer)&^3, mostQuoted)
+		tr.compare(tr.runProgram(NodeEgress, "eth0", answer.Bytes()), Redirect,
+			tr.errorPacket(answer, answer.To.Addr(), 0x0304, 0x0200, 1300, quoted))
+		tr.expectCounters(maps.PacketCounters{FlowNew: 1, IcmpTooBig: 1})
+	})
+}
+
 // The answer of a remote backend is sent to where the client came from, although a route leads elsewhere.
 func TestAnswerReturnsByArrivalDevice(t *testing.T) {
 	forEach(t, cases{families: []compile.Family{compile.IPv4}}, func(tr *trial) {

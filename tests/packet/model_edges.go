@@ -93,11 +93,33 @@ func (v *visit) next(h *half) hop {
 	if h.forward() || h.ifindex == 0 {
 		return v.routing.next(h.to.to.Addr(), v.length, 0)
 	}
-	next := v.routing.next(h.to.to.Addr(), v.length, h.ifindex)
+	next := v.nextBy(h)
 	if next.way == wayStack {
 		return v.routing.next(h.to.to.Addr(), v.length, 0)
 	}
 	return next
+}
+
+// nextBy is the way out of the device that the client of a flow came by: a route's, or its router's. XDP leaves it to tc
+// to look for that.
+func (v *visit) nextBy(h *half) hop {
+	next := v.routing.next(h.to.to.Addr(), v.length, h.ifindex)
+	elsewhere := (next.way == wayOut || next.way == wayNoNeighbour) && next.device.Index != h.ifindex
+	if next.way != wayStack && !elsewhere {
+		return next
+	}
+	if v.program.XDP() {
+		return hop{way: wayByRouter}
+	}
+	by := v.routing.devices[h.ifindex]
+	switch {
+	case by == nil || !by.Router.IPv4.IsValid():
+		return hop{way: wayStack}
+	case v.length > by.MTU:
+		return hop{way: wayTooBig, mtu: by.MTU}
+	default:
+		return hop{way: wayByRouter, device: by}
+	}
 }
 
 // canSend tells whether this program can send the packet that way itself.
@@ -106,7 +128,7 @@ func (v *visit) canSend(next hop) bool {
 		return false
 	}
 	if !v.program.XDP() {
-		return next.way == wayOut || next.way == wayNoNeighbour
+		return next.way == wayOut || next.way == wayNoNeighbour || next.way == wayByRouter
 	}
 	return next.way == wayOut && (next.device == v.device || next.device.XDP)
 }
@@ -319,19 +341,24 @@ func (v *visit) nodeDepartKnown(h *half) Result {
 	if h.forward() || h.action != maps.FlowStack {
 		return v.untouched()
 	}
+	next := v.departs(h)
+	if next.way == wayTooBig {
+		return v.tooBig(next.mtu)
+	}
 	v.account(h)
 	frame := v.rewrite(v.frame, h.to)
-	if h.ifindex != 0 && h.ifindex != v.logical() && v.leadsBack(h) {
+	if v.canSend(next) {
 		return Result{Redirect, frame}
 	}
 	return Result{Pass, frame}
 }
 
-// leadsBack tells whether a route leads to the client by the device it came by.
-func (v *visit) leadsBack(h *half) bool {
-	next := v.routing.next(h.to.to.Addr(), v.length, h.ifindex)
-	out := next.way == wayOut || next.way == wayNoNeighbour
-	return out && next.device.Index == h.ifindex && !v.tagged
+// departs is the way of what leaves, by the device that the client of its flow came by, where that is another than this one.
+func (v *visit) departs(h *half) hop {
+	if h.ifindex == 0 || h.ifindex == v.logical() {
+		return hop{way: wayStack}
+	}
+	return v.nextBy(h)
 }
 
 // recordForeign notes a connection of the node itself whose answers could be taken for packets of ours.

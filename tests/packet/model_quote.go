@@ -171,7 +171,7 @@ func (v *visit) icmpMessage() Result {
 		return v.untouched()
 	}
 	frame := v.rewriteError(q, h)
-	if v.program == NodeEgress && h.ifindex != 0 && h.ifindex != v.logical() && v.leadsBack(h) {
+	if v.program == NodeEgress && v.canSend(v.departs(h)) {
 		return Result{Redirect, frame}
 	}
 	return Result{Pass, frame}

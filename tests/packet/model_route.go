@@ -16,6 +16,7 @@ type way int
 const (
 	wayOut         way = iota // to a neighbour whose MAC is known
 	wayNoNeighbour            // to a neighbour whose MAC is not
+	wayByRouter               // no route, but to the router at the end of a device
 	wayStack                  // for the stack: an address of the node, or no route
 	wayTooBig
 	wayDrop

@@ -205,6 +205,11 @@ func (n *Node) remember(spec LinkSpec, link netlink.Link) *Device {
 		device.Record.Ipv4 = maps.AddressOf(spec.Addresses.IPv4)
 		device.Record.Ipv6 = maps.AddressOf(spec.Addresses.IPv6)
 	}
+	if spec.Router.IPv4.IsValid() {
+		device.Record.RouterIpv4 = maps.AddressOf(spec.Router.IPv4)
+		device.Record.RouterIpv6 = maps.AddressOf(spec.Router.IPv6)
+	}
+	device.Record.Mtu = uint32(spec.MTU)
 	n.devices[spec.Name] = device
 	return device
 }

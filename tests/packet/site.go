@@ -36,6 +36,7 @@ type LinkSpec struct {
 	Pod       uint16 // id of the pod edge it is; 0: node edge
 	XDP       bool   // an XDP program may redirect to it
 	Bridge    bool   // a bridge, with the device "<name>p" as its only port
+	Router    Pair   // at its other end, as the agent says by default routes of any table; invalid: none
 }
 
 // Site is the node that the packets of the tests arrive at: its devices, routes and neighbours.
@@ -72,6 +73,7 @@ func strangerMAC() net.HardwareAddr      { return mac(0x66) }
 // Hosts are the addresses of the site that tests name.
 type Hosts struct {
 	NodeEth0, NodeEth1, Gateway, SecondGateway Pair
+	ThirdGateway                               Pair // eth3's, which no route of the main table names
 	Client, OtherClient, SecondClient          Pair // behind eth0, eth0, eth1
 	Neighbour                                  Pair // a backend on eth0's link
 	Silent                                     Pair // on eth0's link, MAC unknown
@@ -95,6 +97,7 @@ func NewHosts() Hosts {
 		NodeEth1:      pair("198.51.100.1", "2001:db8:64::1"),
 		Gateway:       pair("192.0.2.254", "2001:db8:2::fe"),
 		SecondGateway: pair("198.51.100.254", "2001:db8:64::fe"),
+		ThirdGateway:  pair("192.0.3.254", "2001:db8:3::fe"),
 		Client:        pair("203.0.113.5", "2001:db8:c::5"),
 		OtherClient:   pair("203.0.113.6", "2001:db8:c::6"),
 		SecondClient:  pair("198.51.100.20", "2001:db8:64::20"),
@@ -131,10 +134,10 @@ func NewSite() Site {
 	gateway, second := hosts.Gateway, hosts.SecondGateway
 	site := Site{
 		Links: []LinkSpec{
-			{Name: "eth0", MAC: mac(1), Addresses: hosts.NodeEth0, XDP: true},
+			{Name: "eth0", MAC: mac(1), Addresses: hosts.NodeEth0, XDP: true, Router: gateway},
 			{Name: "eth1", MAC: mac(2), Addresses: hosts.NodeEth1, XDP: true},
 			{Name: "eth2", MAC: mac(3), XDP: true},
-			{Name: "eth3", MAC: mac(4), Addresses: pair("192.0.3.1", "2001:db8:3::1"), MTU: 1300},
+			{Name: "eth3", MAC: mac(4), Addresses: pair("192.0.3.1", "2001:db8:3::1"), MTU: 1300, Router: hosts.ThirdGateway},
 			{Name: "br0", MAC: mac(5), Addresses: pair("192.0.4.1", "2001:db8:4::1"), Bridge: true},
 			{Name: "pod0", MAC: mac(0x10), Addresses: hosts.PodGateway, Pod: 7},
 			{Name: "pod1", MAC: mac(0x11), Addresses: hosts.PodGateway, Pod: 8},
@@ -145,6 +148,7 @@ func NewSite() Site {
 		Neighbours: []NeighbourSpec{
 			{"eth0", hosts.Gateway, gatewayMAC()},
 			{"eth1", hosts.SecondGateway, secondGatewayMAC()},
+			{"eth3", hosts.ThirdGateway, secondGatewayMAC()},
 			{"eth0", hosts.Neighbour, neighbourMAC()},
 			{"eth1", hosts.SecondClient, neighbourMAC()},
 			{"eth2", hosts.RemoteThird, neighbourMAC()},

@@ -149,7 +149,37 @@ func TestWireAnswerByArrivalDevice(t *testing.T) {
 	})
 }
 
-// Where no route leads to the client by the device it came by, the answer goes where the routes say.
+// Where no route leads to the client by the device it came by, the answer goes to the router that is there: by a table
+// that rules lead to, or by a default route that is not the best.
+func TestWireAnswerByRouter(t *testing.T) {
+	onWire(t, cases{}, func(tr *trial) {
+		tr.attachNode("eth0", "eth1", "eth3")
+		client := tr.wire("eth3", false)
+		in := tr.frame("eth3", tr.at(tr.Client, 61500), tr.at(tr.LoadBalancer, servicePort))
+
+		tr.serve(tr.service("web", tr.local(tr.Pod)))
+		pod := tr.wire("pod0", false)
+		tr.send(client, in)
+		translated := in.translated(in.From, tr.at(tr.Pod, targetPort))
+		tr.wantOnWire(pod, tr.routed(translated, "pod0", podMAC()))
+		answer := translated.answer(podMAC(), tr.Device("pod0").MAC)
+		tr.send(pod, answer)
+		tr.wantOnWire(client, tr.routed(answer.translated(in.To, in.From), "eth3", secondGatewayMAC()))
+
+		tr.serve(tr.service("web", tr.remote(tr.RemoteSecond)))
+		backend := tr.wire("eth1", false)
+		in.From = tr.at(tr.Client, 61501)
+		tr.send(client, in)
+		translated = tr.routed(in.translated(tr.at(tr.NodeEth1, 61501), tr.at(tr.RemoteSecond, targetPort)), "eth1", secondGatewayMAC())
+		tr.wantOnWire(backend, translated)
+		answer = translated.answer(secondGatewayMAC(), tr.Device("eth1").MAC)
+		tr.send(backend, answer)
+		tr.wantOnWire(client, tr.routed(answer.translated(in.To, in.From), "eth3", secondGatewayMAC()))
+	})
+}
+
+// Where no route leads to the client by the device it came by, and no router is known there, the answer goes where the
+// routes say.
 func TestWireAnswerWithoutRouteByArrivalDevice(t *testing.T) {
 	onWire(t, cases{}, func(tr *trial) {
 		tr.serve(tr.service("web", tr.local(tr.Pod)))
