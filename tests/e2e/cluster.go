@@ -7,6 +7,8 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -59,11 +61,46 @@ func (c *ControlPlane) DeletePod(ctx context.Context, name string) error {
 }
 
 // AgentToken returns a token of the ServiceAccount that the DaemonSet has.
-func (c *ControlPlane) AgentToken(ctx context.Context) (string, error) {
+func (c *ControlPlane) AgentToken(ctx context.Context) (string, error) { return c.token(ctx, "weir") }
+
+// NewAccount makes a ServiceAccount that may do what the agent's may, anew if there is one, and returns a token of it. Tokens of
+// the one before are not accepted any more.
+func (c *ControlPlane) NewAccount(ctx context.Context, name string) (token string, err error) {
+	accounts, bindings := c.Admin.CoreV1().ServiceAccounts("kube-system"), c.Admin.RbacV1().ClusterRoleBindings()
+	if err := c.DeleteAccount(ctx, name); err != nil {
+		return "", err
+	}
+	if _, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		return "", fmt.Errorf("create ServiceAccount %s: %w", name, err)
+	}
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "weir"},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "kube-system", Name: name}},
+	}
+	if _, err := bindings.Create(ctx, binding, metav1.CreateOptions{}); err != nil {
+		return "", fmt.Errorf("bind ServiceAccount %s: %w", name, err)
+	}
+	return c.token(ctx, name)
+}
+
+// DeleteAccount removes what NewAccount has made.
+func (c *ControlPlane) DeleteAccount(ctx context.Context, name string) error {
+	for _, remove := range []func(context.Context, string, metav1.DeleteOptions) error{
+		c.Admin.CoreV1().ServiceAccounts("kube-system").Delete, c.Admin.RbacV1().ClusterRoleBindings().Delete,
+	} {
+		if err := remove(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("remove ServiceAccount %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (c *ControlPlane) token(ctx context.Context, account string) (string, error) {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(3600))}}
-	answer, err := c.Admin.CoreV1().ServiceAccounts("kube-system").CreateToken(ctx, "weir", request, metav1.CreateOptions{})
+	answer, err := c.Admin.CoreV1().ServiceAccounts("kube-system").CreateToken(ctx, account, request, metav1.CreateOptions{})
 	if err != nil {
-		return "", fmt.Errorf("ask for a token of ServiceAccount weir: %w", err)
+		return "", fmt.Errorf("ask for a token of ServiceAccount %s: %w", account, err)
 	}
 	return answer.Status.Token, nil
 }

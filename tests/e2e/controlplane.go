@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -87,8 +89,11 @@ func (c *ControlPlane) file(name string) string { return filepath.Join(c.dir, na
 
 // URL is where the API server is reached.
 func (c *ControlPlane) URL() string {
-	return "https://" + net.JoinHostPort(c.host.IPv4.String(), serverPort)
+	return "https://" + net.JoinHostPort(c.Address().String(), serverPort)
 }
+
+// Address is that of the API server.
+func (c *ControlPlane) Address() netip.Addr { return c.host.IPv4 }
 
 func (c *ControlPlane) writeFiles() error {
 	tokens := adminToken + ",admin,admin,system:masters\n" + proxyToken + ",system:kube-proxy,kube-proxy\n"
@@ -109,9 +114,18 @@ func (c *ControlPlane) writeFiles() error {
 
 // Kubeconfig writes the configuration of a client, and returns the file.
 func (c *ControlPlane) Kubeconfig(name, token, server string) (string, error) {
+	return c.kubeconfig(name, &clientcmdapi.AuthInfo{Token: token}, server)
+}
+
+// KubeconfigOfPod writes the configuration of a client whose token is in a file and may be replaced, as a pod has it.
+func (c *ControlPlane) KubeconfigOfPod(name, tokenFile string) (string, error) {
+	return c.kubeconfig(name, &clientcmdapi.AuthInfo{TokenFile: tokenFile}, c.URL())
+}
+
+func (c *ControlPlane) kubeconfig(name string, who *clientcmdapi.AuthInfo, server string) (string, error) {
 	config := clientcmdapi.Config{
 		Clusters:       map[string]*clientcmdapi.Cluster{"lab": {Server: server, CertificateAuthority: c.CA()}},
-		AuthInfos:      map[string]*clientcmdapi.AuthInfo{name: {Token: token}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{name: who},
 		Contexts:       map[string]*clientcmdapi.Context{"lab": {Cluster: "lab", AuthInfo: name}},
 		CurrentContext: "lab",
 	}
@@ -177,6 +191,29 @@ func (c *ControlPlane) StartServer() error {
 	}
 	// It ends when it has lost the server for too long.
 	return errors.Join(c.manager.stop(syscall.SIGKILL), c.manager.start())
+}
+
+// ForgetHistory has etcd keep nothing but what is now.
+func (c *ControlPlane) ForgetHistory() error {
+	ask := func(what, request string) (string, error) {
+		return c.host.Run("", "curl", "-sS", "--fail", "--max-time", "5", "-d", request, "http://127.0.0.1:2379/v3/kv/"+what)
+	}
+	answer, err := ask("range", `{"key": "AA=="}`)
+	if err != nil {
+		return fmt.Errorf("ask etcd what its revision is: %w", err)
+	}
+	var now struct {
+		Header struct {
+			Revision string `json:"revision"`
+		} `json:"header"`
+	}
+	if err := json.Unmarshal([]byte(answer), &now); err != nil {
+		return fmt.Errorf("read etcd's revision from %q: %w", answer, err)
+	}
+	if _, err := ask("compaction", fmt.Sprintf(`{"revision": %q, "physical": true}`, now.Header.Revision)); err != nil {
+		return fmt.Errorf("have etcd forget its history: %w", err)
+	}
+	return nil
 }
 
 // Stop ends everything.

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 	componentconfig "k8s.io/component-base/config/v1alpha1"
 )
 
@@ -55,11 +56,23 @@ func (c Connection) Config() (*rest.Config, error) {
 		config.ContentType = "application/vnd.kubernetes.protobuf"
 		config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	}
+	rereadToken(config)
 	if len(c.Endpoints) > 0 {
 		d := &dialer{endpoints: c.Endpoints}
 		config.Dial = d.dial
 	}
 	return config, nil
+}
+
+// rereadToken has a token that is refused read from its file again, where it may have been replaced. Else that is done once a
+// minute.
+func rereadToken(config *rest.Config) {
+	if config.BearerTokenFile == "" {
+		return
+	}
+	source := transport.NewCachedFileTokenSource(config.BearerTokenFile)
+	config.BearerToken, config.BearerTokenFile = "", ""
+	config.Wrap(transport.ResettableTokenSourceWrapTransport(source))
 }
 
 func (c Connection) read() (*rest.Config, error) {

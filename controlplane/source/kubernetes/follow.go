@@ -54,8 +54,9 @@ func follow[L runtime.Object, T object](s *Source, r resource, example T, l *lis
 			return w, nil
 		},
 	}
+	log := quiet()
 	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(listWatch, s.options.Client), example, to,
-		cache.ReflectorOptions{Name: r.name, Logger: quiet(), Backoff: backoff()})
+		cache.ReflectorOptions{Name: r.name, Logger: &log, Backoff: backoff()})
 }
 
 // lost hides a refused connection from the reflector, which would go on watching from where it was when the server is

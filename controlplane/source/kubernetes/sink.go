@@ -89,9 +89,19 @@ func (s *sink[T]) Replace(list []any, _ string) error {
 // Resync has nothing to do: the store forgets nothing.
 func (s *sink[T]) Resync() error { return nil }
 
-// Transformer strips objects as they come in, so that a long listing is never there whole.
+// Transformer strips objects as they come in, so that a long listing is never there whole, and of one that is known already not
+// twice.
 func (s *sink[T]) Transformer() cache.TransformFunc {
-	return func(item any) (any, error) { return s.read(item) }
+	return func(item any) (any, error) {
+		o, err := s.read(item)
+		if err != nil {
+			return nil, err
+		}
+		if old, known := s.known[keyOf(o)]; known && same(old, o) {
+			return old, nil
+		}
+		return o, nil
+	}
 }
 
 func (s *sink[T]) read(item any) (T, error) {

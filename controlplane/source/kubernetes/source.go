@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/store"
@@ -64,7 +65,7 @@ func New(options Options) *Source {
 
 // Run follows the server until the context ends.
 func (s *Source) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(klog.NewContext(ctx, quiet()))
 	reflectors := []*cache.Reflector{s.followServices(), s.followSlices(), s.followNode(ctx), s.followRanges()}
 	if s.options.Pods {
 		reflectors = append(reflectors, s.followPods(), s.followNamespaces())
@@ -199,7 +200,4 @@ func backoff() *wait.Backoff {
 }
 
 // quiet keeps client-go from logging: failures are noted where they happen.
-func quiet() *logr.Logger {
-	log := logr.Discard()
-	return &log
-}
+func quiet() logr.Logger { return logr.Discard() }

@@ -224,6 +224,13 @@ func TestRelist(t *testing.T) {
 	if len(changed) != 3 {
 		t.Errorf("changed: %v, want nothing but changed, new and gone", changed)
 	}
+	held := s.known[store.Key{Namespace: "default", Name: "same"}]
+	if streamed, err := s.Transformer()(service("same", "1")); err != nil || streamed != any(held) {
+		t.Errorf("what is as it was is there twice while a listing is streamed (%v)", err)
+	}
+	if streamed, err := s.Transformer()(service("same", "2")); err != nil || streamed == any(held) {
+		t.Errorf("another version is taken for the one that is known (%v)", err)
+	}
 }
 
 // TestC05 follows the ServiceCIDRs, and does without them where the server has none.
