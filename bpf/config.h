@@ -36,6 +36,9 @@ const volatile __u8 inside_by_source = 0;
  */
 const volatile __u32 masquerade_mark = 0;
 
+/* The same bit, for what policies of XFRM may concern (policy.h). */
+const volatile __u32 policy_mark = 0;
+
 /* For how long a silent backend gets no new flows; 0: it gets them as any other. */
 const volatile __u32 quarantine_seconds = 0;
 

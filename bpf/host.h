@@ -19,6 +19,7 @@
 #include "move.h"
 #include "nat.h"
 #include "reject.h"
+#include "policy.h"
 #include "route.h"
 #include "service.h"
 #include "snat.h"
@@ -204,6 +205,10 @@ static __always_inline int host_forward(struct scratch *scratch, struct packet *
 	if (flow_has_ended(packet, view))
 		return reset(packet);
 	if (!here) {
+		if (policy_concerns(packet, &view->to)) {
+			count(drop_policy);
+			return PACKET_DROP;
+		}
 		result = route_find_of_host(packet, &view->to, &route);
 		if (!packet_can_send(packet, result, &route))
 			return host_refuse(packet, device, result, &route);

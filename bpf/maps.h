@@ -108,6 +108,18 @@ struct {
 } inside_sources SEC(".maps");
 
 /*
+ * Destinations of outgoing policies of XFRM. Written by the agent; read by programs where live_config says that there
+ * are any. An entry lives as long as a policy to there. Full: all destinations count, and the agent reports it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_key);
+	__type(value, __u32);
+	__uint(max_entries, 4096);
+} xfrm_prefixes SEC(".maps");
+
+/*
  * The arena of selection tables. Written by the agent as memory (it maps the array), only in ranges that
  * no service record names; read by programs when a flow is born.
  */

@@ -77,6 +77,8 @@ static __always_inline bool node_plan(struct packet *packet, struct device *devi
 		return flow_end(view, reset(packet)); /* its source port toward the backend is lost */
 	if (packet->ttl <= 1)
 		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
+	if (policy_concerns(packet, &birth->to))
+		return true;
 	if (!packet_can_send(packet, result, &route))
 		return flow_end(view, node_refuse(packet, device, result, &route));
 	if (!known || address_is_zero(source)) {
@@ -157,6 +159,32 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 }
 
 /*
+ * Marks what begins a flow to a backend elsewhere, where a policy may concern it: the stack is to give it the node's
+ * address. False: this hook has no marks.
+ */
+static __noinline bool policy_mark_packet(const struct packet *packet, const struct flow_view *view)
+{
+	struct scratch *scratch = scratch_find();
+	struct backend *backend;
+	__u32 index;
+
+	if (view->action != FLOW_STACK || view->half != FLOW_HALF_FORWARD || !scratch ||
+	    !policy_concerns(packet, &view->to))
+		return true;
+	index = view->flow ? view->flow->backend : scratch->birth.backend;
+	backend = bpf_map_lookup_elem(&backends, &index);
+	if (!backend || backend->flags & BACKEND_LOCAL)
+		return true;
+	return packet_set_mark(packet->context, policy_mark);
+}
+
+/* A packet of a flow that begins. */
+static __always_inline int node_translate_begun(struct packet *packet, struct device *device, struct flow_view *view)
+{
+	return policy_mark_packet(packet, view) ? node_translate(packet, device, view) : packet_pass_up();
+}
+
+/*
  * Handles scratch->packet, which is of no established flow, if it is of an embryo. Returns the verdict;
  * PACKET_BEGINS: it is not, or is a SYN that scratch->tried has left without an answer.
  */
@@ -187,7 +215,7 @@ __noinline int node_embryo_scratch(packet_context *context)
 	}
 	if (answer_is_lost(&view, FLOW_FORWARD))
 		return refuse_lost(&packet);
-	return node_translate(&packet, device, &view);
+	return node_translate_begun(&packet, device, &view);
 }
 
 /* Opens a flow for scratch->packet, or tries another backend than scratch->tried. Returns the verdict. */
@@ -202,7 +230,7 @@ __noinline int node_new_scratch(packet_context *context)
 		return PACKET_PASS;
 	if (!node_new(&packet, device, scratch->tried, &view))
 		return view.verdict;
-	return node_translate(&packet, device, &view);
+	return node_translate_begun(&packet, device, &view);
 }
 
 #endif

@@ -9,6 +9,7 @@
 #include "host_packet.h"
 #include "leave.h"
 #include "nat.h"
+#include "policy.h"
 #include "route.h"
 
 static __always_inline int node_drop(void)
@@ -82,6 +83,8 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 	if (packet->ttl <= 1)
 		return reply_time_exceeded(packet, device);
 	if (!hop || packet->tagged || packet->scattered || !hop_is_good(hop, packet)) {
+		if (policy_concerns(packet, &view->to))
+			return policy_ends_flow(packet, view);
 		result = node_route(packet, view, &route);
 		if (!packet_can_send(packet, result, &route))
 			return node_cut_or_refuse(packet, device, view, result, &route);

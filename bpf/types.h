@@ -454,6 +454,7 @@ struct packet_counters {
 	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */
 	__u64 drop_host_untranslated;	 /* sent by this host to a VIP, which it may not leave with */
 	__u64 drop_unallocated;		 /* to an address of a ServiceCIDR that no Service has */
+	__u64 drop_policy;		 /* of a flow that is redirected, and a policy of XFRM has come to concern */
 	__u64 drop_lost_try;		 /* a backend has answered a SYN after another one had; it is sent a reset */
 	__u64 refuse_no_endpoint;	 /* at the socket edge: ECONNREFUSED */
 	__u64 refuse_no_local_endpoint;	 /* at the socket edge: EHOSTUNREACH */
@@ -534,6 +535,7 @@ struct sweep_settings {
 /* What programs are told while they run. */
 struct live_settings {
 	__u32 connections_known; /* those that others translate are recorded: what no flow knows is nobody's */
+	__u32 policies_exist;	 /* outgoing ones of XFRM: xfrm_prefixes says to where */
 };
 
 /* What the agent keeps for its successor. */

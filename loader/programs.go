@@ -20,6 +20,7 @@ type Constants struct {
 	JiffiesPerSecond uint32 // CONFIG_HZ
 	InsideBySource   bool   // at the node edge, sources in map inside_sources count as inside
 	MasqueradeMark   uint32 // the bit that what goes to a ClusterIP is marked with; 0: it is not
+	PolicyMark       uint32 // the bit that what policies of XFRM may concern is marked with
 	Quarantine       uint32 // seconds that a silent backend gets no new flows; 0: it gets them
 	XDPFrags         bool   // XDP programs may take packets in several buffers
 	CsumIPv6Flag     bool   // the kernel knows BPF_F_IPV6
@@ -38,6 +39,7 @@ func (c Constants) variables() map[string]any {
 		"jiffies_per_second": c.JiffiesPerSecond,
 		"inside_by_source":   flag[c.InsideBySource],
 		"masquerade_mark":    c.MasqueradeMark,
+		"policy_mark":        c.PolicyMark,
 		"quarantine_seconds": c.Quarantine,
 		"xdp_frags":          flag[c.XDPFrags],
 		"csum_ipv6_flag":     flag[c.CsumIPv6Flag],

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"sync"
 
 	"github.com/cilium/ebpf"
 )
@@ -61,6 +62,9 @@ type Set struct {
 	SweepConfig   *ebpf.Map `ebpf:"sweep_config"`
 	VIPs          *ebpf.Map `ebpf:"vips"`
 	XDPDevices    *ebpf.Map `ebpf:"xdp_devices"`
+	XFRMPrefixes  *ebpf.Map `ebpf:"xfrm_prefixes"`
+
+	live sync.Mutex // guards changes of live_config
 }
 
 // New creates the maps without pinning them, for tests and benchmarks.
@@ -207,7 +211,10 @@ func create(name string, definition *ebpf.MapSpec) (*ebpf.Map, error) {
 func (s *Set) fields(yield func(name string, handle **ebpf.Map) bool) {
 	value := reflect.ValueOf(s).Elem()
 	for i := range value.NumField() {
-		name := value.Type().Field(i).Tag.Get("ebpf")
+		name, isMap := value.Type().Field(i).Tag.Lookup("ebpf")
+		if !isMap {
+			continue
+		}
 		if !yield(name, value.Field(i).Addr().Interface().(**ebpf.Map)) {
 			return
 		}

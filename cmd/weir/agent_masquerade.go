@@ -22,7 +22,7 @@ type masqueradeFlags struct {
 
 func (f *masqueradeFlags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&f.all, "masquerade-all", false, "give all traffic to ClusterIPs an address of the node as its source")
-	c.Flags().IntVar(&f.bit, "masquerade-bit", masqueradeBitStandard, "bit of packets' marks that --masquerade-all uses, 0 to 31")
+	c.Flags().IntVar(&f.bit, "masquerade-bit", masqueradeBitStandard, "bit of packets' marks that --masquerade-all uses, and what policies of XFRM may concern, 0 to 31")
 }
 
 // parse checks the flags. The error is a usageError.
@@ -32,6 +32,9 @@ func (f masqueradeFlags) parse() (masqueradeFlags, error) {
 	}
 	return f, nil
 }
+
+// mark is the bit as it is in a packet's mark.
+func (f masqueradeFlags) mark() uint32 { return 1 << f.bit }
 
 // masqueradeOf returns what a configuration says, by its mode, in the words of the flags.
 func masqueradeOf(c *kubeproxy.KubeProxyConfiguration) (all, bit string) {
@@ -54,8 +57,7 @@ func (d *daemon) makeMasquerade() (mark uint32) {
 		}
 		return 0
 	}
-	ports, err := localPortRange()
-	rules := masquerade.Rules{Mark: 1 << d.config.masquerade.bit, Ports: compile.PortRange(ports)}
+	rules, err := d.masqueradeRules()
 	if err == nil {
 		err = rules.Make()
 	}
@@ -72,6 +74,21 @@ func (d *daemon) makeMasquerade() (mark uint32) {
 		d.kernelProblems = append(d.kernelProblems, problemUntold())
 	}
 	return rules.Mark
+}
+
+// masqueradeRules are the rules, whoever needs them.
+func (d *daemon) masqueradeRules() (masquerade.Rules, error) {
+	ports, err := localPortRange()
+	return masquerade.Rules{Mark: d.config.masquerade.mark(), Ports: compile.PortRange(ports)}, err
+}
+
+// masqueradeForPolicies makes the rules where they are not there yet: policies of XFRM need them.
+func (d *daemon) masqueradeForPolicies() error {
+	rules, err := d.masqueradeRules()
+	if err != nil {
+		return err
+	}
+	return rules.Ensure()
 }
 
 // problemUntold says that sockets of pods are served as those of the node, which need no masquerade.

@@ -31,6 +31,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/surroundings"
 	"github.com/weir-lb/weir/controlplane/sweep"
 	"github.com/weir-lb/weir/controlplane/vips"
+	"github.com/weir-lb/weir/controlplane/xfrm"
 	"github.com/weir-lb/weir/loader"
 	"github.com/weir-lb/weir/maps"
 )
@@ -67,6 +68,7 @@ type daemon struct {
 	devices    *devices.Manager
 	sweeper    *sweep.Sweeper
 	foreign    *foreign.Recorder
+	policies   *xfrm.Follower
 
 	masquerade *masquerade.Rules // nil: nothing is masqueraded by rules
 
@@ -129,7 +131,7 @@ func (d *daemon) makeDatapath() error {
 		JiffiesPerSecond: d.features.JiffiesPerSecond, CsumIPv6Flag: d.features.CsumIPv6Flag,
 		XDPFrags: d.features.XDPFrags, SetRetval: d.features.SetRetval, NoAtomics: !d.features.Atomics, NodeNetNS: d.nodeNetNS,
 		SocketHostOnly: d.config.socketLB == "host", InsideBySource: d.config.local.BySource(), MasqueradeMark: d.makeMasquerade(),
-		Quarantine: uint32(d.config.quarantine / time.Second),
+		PolicyMark: d.config.masquerade.mark(), Quarantine: uint32(d.config.quarantine / time.Second),
 	})
 	var refused *ebpf.VerifierError
 	if errors.As(err, &refused) {
@@ -170,7 +172,7 @@ func (d *daemon) makeControlplane() error {
 		SNATPorts: compile.PortRange(d.config.snatPorts),
 		Problems: []func() []compile.Problem{
 			d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems,
-			d.config.configProblems, addresses.Problems, d.nodeProblems, func() []compile.Problem { return d.kernelProblems },
+			d.config.configProblems, addresses.Problems, d.nodeProblems, d.policyProblems, func() []compile.Problem { return d.kernelProblems },
 		},
 		Applied: d.appliedObject,
 		Written: func(took time.Duration, _ bool, err error) {
@@ -197,6 +199,7 @@ func (d *daemon) makeDevices() error {
 	})
 	if err == nil {
 		d.makeForeign()
+		d.policies, err = xfrm.New(xfrm.Options{Set: d.set, Masquerade: d.masqueradeForPolicies, Log: d.log})
 	}
 	return err
 }
@@ -232,6 +235,7 @@ func (d *daemon) run(ctx context.Context) error {
 	part("follow the devices", d.devices.Run)
 	part("sweep the flows", d.sweeper.Run)
 	part("record foreign flows", d.foreign.Run)
+	part("follow the policies of XFRM", d.policies.Run)
 	part("follow the backends", d.followBackends)
 	part("follow the pods", d.followPods)
 	part("attach the socket edge", d.retrySockets)

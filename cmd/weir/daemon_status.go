@@ -141,6 +141,14 @@ func viewEdgeKind(edge maps.EdgeKind) string {
 // deviceProblems lists what is wrong with the devices, once they are looked at.
 func (d *daemon) deviceProblems() []compile.Problem { return d.devices.Problems() }
 
+// policyProblems lists what keeps policies of XFRM from being respected.
+func (d *daemon) policyProblems() []compile.Problem {
+	if d.policies == nil {
+		return nil
+	}
+	return d.policies.Problems()
+}
+
 // nodeProblems lists what keeps traffic of Services from where it is sent, once that is looked at.
 func (d *daemon) nodeProblems() []compile.Problem { return d.surroundings.Problems() }
 

@@ -96,7 +96,7 @@ func (r *Recorder) record() (Found, error) {
 	if err := errors.Join(err, failed); err != nil {
 		return w.found, err
 	}
-	if err := r.options.Set.LiveConfig.Put(uint32(0), &maps.LiveSettings{ConnectionsKnown: 1}); err != nil {
+	if err := r.options.Set.ChangeLive(func(settings *maps.LiveSettings) { settings.ConnectionsKnown = 1 }); err != nil {
 		return w.found, fmt.Errorf("tell the programs that connections are known: %w", err)
 	}
 	return w.found, nil

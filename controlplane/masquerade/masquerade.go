@@ -1,5 +1,6 @@
-// Package masquerade gives what goes to ClusterIPs an address of the node as its source (masqueradeAll, rule C02). The
-// programs mark the packets that begin such a flow, and a table of netfilter in this network namespace does the rest, as
+// Package masquerade gives what goes to ClusterIPs an address of the node as its source (masqueradeAll, rule C02), and what
+// policies of XFRM may concern on its way to a backend elsewhere (bpf/policy.h). The programs mark the packets that begin
+// such a flow, and a table of netfilter in this network namespace does the rest, as
 // kube-proxy's does: behind all policies, and conntrack turns the answers back.
 //
 //	table inet weir-masquerade {
@@ -70,6 +71,15 @@ func (r Rules) rule() []expr.Any {
 	}
 }
 
+// Ensure makes the table where it is not there.
+func (r Rules) Ensure() error {
+	there, err := exists(&nftables.Conn{})
+	if err != nil || there {
+		return err
+	}
+	return r.Make()
+}
+
 // Keep makes the table again when somebody has taken it away, until the context ends.
 func (r Rules) Keep(ctx context.Context, failed func(error)) error {
 	for {
@@ -78,11 +88,7 @@ func (r Rules) Keep(ctx context.Context, failed func(error)) error {
 			return nil
 		case <-time.After(lookEvery):
 		}
-		there, err := exists(&nftables.Conn{})
-		if err == nil && !there {
-			err = r.Make()
-		}
-		if err != nil {
+		if err := r.Ensure(); err != nil {
 			failed(err)
 		}
 	}
