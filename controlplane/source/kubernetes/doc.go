@@ -7,5 +7,5 @@
 // gone. The store counts as synced once every kind has been listed, so that nothing is written before (rule S09).
 //
 // Objects are stripped of what nothing is made of before they are kept: managed fields and the like are most of
-// their size.
+// their size. A long list is decoded object by object as it comes in, so that it is never there whole.
 package kubernetes

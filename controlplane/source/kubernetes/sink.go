@@ -89,8 +89,8 @@ func (s *sink[T]) Replace(list []any, _ string) error {
 // Resync has nothing to do: the store forgets nothing.
 func (s *sink[T]) Resync() error { return nil }
 
-// Transformer strips objects as they come in, so that a long listing is never there whole, and of one that is known already not
-// twice.
+// Transformer strips objects as they come in, so that a long listing is never there whole, and returns what is known already
+// instead of the same again.
 func (s *sink[T]) Transformer() cache.TransformFunc {
 	return func(item any) (any, error) {
 		o, err := s.read(item)

@@ -14,6 +14,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -80,28 +81,30 @@ func (s *Source) Run(ctx context.Context) error {
 // and so have to be known.
 func (s *Source) followServices() *cache.Reflector {
 	client := s.options.Client.CoreV1().Services(metav1.NamespaceAll)
-	return follow(s, services, &corev1.Service{}, &lister[*corev1.ServiceList]{list: client.List, watch: client.Watch},
-		&sink[*corev1.Service]{
-			strip: stripService,
-			update: func(batch store.Batch, now map[store.Key]*corev1.Service) {
-				batch.Services = now
-				s.options.Store.Update(batch)
-			},
-			listed: func() { s.listed(services) },
-		})
+	to := &sink[*corev1.Service]{
+		strip: stripService,
+		update: func(batch store.Batch, now map[store.Key]*corev1.Service) {
+			batch.Services = now
+			s.options.Store.Update(batch)
+		},
+		listed: func() { s.listed(services) },
+	}
+	list := inPieces[corev1.Service](s.options.Client.CoreV1().RESTClient(), services, client.List, to.Transformer())
+	return follow(s, services, &corev1.Service{}, &lister[runtime.Object]{list: list, watch: client.Watch}, to)
 }
 
 func (s *Source) followSlices() *cache.Reflector {
 	client := s.options.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
-	return follow(s, endpointSlices, &discoveryv1.EndpointSlice{}, &lister[*discoveryv1.EndpointSliceList]{list: client.List, watch: client.Watch, labels: s.selector()},
-		&sink[*discoveryv1.EndpointSlice]{
-			strip: stripSlice,
-			update: func(batch store.Batch, now map[store.Key]*discoveryv1.EndpointSlice) {
-				batch.Slices = now
-				s.options.Store.Update(batch)
-			},
-			listed: func() { s.listed(endpointSlices) },
-		})
+	to := &sink[*discoveryv1.EndpointSlice]{
+		strip: stripSlice,
+		update: func(batch store.Batch, now map[store.Key]*discoveryv1.EndpointSlice) {
+			batch.Slices = now
+			s.options.Store.Update(batch)
+		},
+		listed: func() { s.listed(endpointSlices) },
+	}
+	list := inPieces[discoveryv1.EndpointSlice](s.options.Client.DiscoveryV1().RESTClient(), endpointSlices, client.List, to.Transformer())
+	return follow(s, endpointSlices, &discoveryv1.EndpointSlice{}, &lister[runtime.Object]{list: list, watch: client.Watch, labels: s.selector()}, to)
 }
 
 // followNode follows the one node that concerns us: those of a large cluster change all the time.
