@@ -93,7 +93,7 @@ __noinline int cut_piece_scratch(packet_context *context)
 	    bpf_skb_store_bytes(context, packet.ip_offset + sizeof(struct iphdr), copy->bytes + offset, length, 0) ||
 	    !cut_write_header(&packet, cut, length, last))
 		return 0;
-	bpf_clone_redirect(context, cut->ifindex, 0);
+	bpf_clone_redirect(context, cut->ifindex, cut->again ? BPF_F_INGRESS : 0);
 	cut->offset = offset + length;
 	return !last;
 }
@@ -104,14 +104,19 @@ static __always_inline __u32 cut_piece(__u32 mtu)
 	return (mtu - sizeof(struct iphdr)) & ~7U;
 }
 
-/* Where the pieces go; false: that cannot be told now, or they are too many. */
+static __always_inline bool cut_is_possible(const struct packet *packet, __u32 mtu)
+{
+	return mtu >= CUT_MTU_MIN && packet->length <= CUT_PIECES_MAX * cut_piece(mtu);
+}
+
+/* Where the pieces go; false: that cannot be told now. Those of a tunnel's flow come here again. */
 static __always_inline bool cut_route(struct packet *packet, struct flow_view *view, __u32 mtu, struct route *route)
 {
 	__u32 length = packet->length;
 	enum route_result result;
 
-	if (mtu < CUT_MTU_MIN || length > CUT_PIECES_MAX * cut_piece(mtu))
-		return false;
+	if (view->action == FLOW_TUNNEL)
+		return true;
 	packet->length = mtu;
 	result = node_route(packet, view, route);
 	packet->length = length;
@@ -144,8 +149,21 @@ static __always_inline int cut_fail(void)
 	return PACKET_DROP;
 }
 
-/* What the pieces of a translated packet have in common. */
-static __always_inline bool cut_begin(struct packet *packet, struct scratch *scratch, const struct route *route)
+/* Makes the packet one of which pieces can be sent. A tunnel's are put into it one by one (tunnel.h). */
+static __always_inline bool cut_translate(struct packet *packet, struct cut *cut, const struct flow_view *view,
+					  const struct route *route)
+{
+	cut->again = view->action == FLOW_TUNNEL;
+	if (cut->again) {
+		cut->ifindex = packet_ifindex(packet->context);
+		return true;
+	}
+	cut->ifindex = route->fib.ifindex;
+	return nat_rewrite(packet, &view->to, true) && cut_write_ethernet(packet, route);
+}
+
+/* What the pieces of a packet have in common. */
+static __always_inline bool cut_begin(struct packet *packet, struct scratch *scratch)
 {
 	struct iphdr *ip = packet_at(packet, packet->ip_offset, sizeof(*ip));
 	struct cut *cut = &scratch->cut;
@@ -153,11 +171,10 @@ static __always_inline bool cut_begin(struct packet *packet, struct scratch *scr
 	if (!ip)
 		return false;
 	cut->field = ip->frag_off;
-	cut->ifindex = route->fib.ifindex;
 	cut->offset = 0;
 	cut->total = packet->length - sizeof(*ip);
 	cut->piece = cut_piece(cut->mtu);
-	return cut_store(packet, cut->total) && cut_write_ethernet(packet, route);
+	return cut_store(packet, cut->total);
 }
 
 /* Handles scratch->packet, of a flow, which is too long for its way: scratch->cut.mtu. Returns the verdict. */
@@ -173,9 +190,10 @@ __noinline int cut_scratch(packet_context *context)
 	if (!scratch)
 		return PACKET_DROP;
 	if (device->flags & DEVICE_NO_ETHERNET || !flow_find(&packet.key, &view) ||
-	    !cut_route(&packet, &view, scratch->cut.mtu, &route) || !cut_has_checksum(&packet))
+	    !cut_is_possible(&packet, scratch->cut.mtu) || !cut_route(&packet, &view, scratch->cut.mtu, &route) ||
+	    !cut_has_checksum(&packet))
 		return reply_too_big(&packet, device, scratch->cut.mtu);
-	if (!nat_rewrite(&packet, &view.to, true) || !cut_begin(&packet, scratch, &route))
+	if (!cut_translate(&packet, &scratch->cut, &view, &route) || !cut_begin(&packet, scratch))
 		return cut_fail();
 	count(packet_cut);
 	for (i = 0; i < CUT_PIECES_MAX && cut_piece_scratch(context); i++)

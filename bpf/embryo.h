@@ -4,6 +4,7 @@
 #define WEIR_EMBRYO_H
 
 #include "flow.h"
+#include "health.h"
 
 enum flow_result {
 	FLOW_MISS = 0,
@@ -112,6 +113,49 @@ static __always_inline bool embryo_is_silent(const struct packet *packet, const 
 	       (__s32)(packet->now - forward->last_seen) >= (__s32)SYN_RETRY_JIFFIES;
 }
 
+/* Moves an embryo that has no reverse half to the flow table. Returns it there. */
+static __always_inline struct flow *flow_establish_alone(const struct flow_key *key, const struct flow *forward)
+{
+	struct scratch *scratch = scratch_find();
+	long error;
+
+	if (!scratch)
+		return NULL;
+	scratch->half = *forward;
+	scratch->half.state = FLOW_ESTABLISHED;
+	error = flow_table_update(key, &scratch->half, BPF_NOEXIST);
+	if (error && error != -EEXIST)
+		return NULL;
+	flow_note_move();
+	bpf_map_delete_elem(&embryos, key);
+	if (!error)
+		count(flow_established);
+	return flow_table_lookup(key);
+}
+
+/*
+ * A packet from the client of an embryo whose backend answers elsewhere. Of the answer it is known when the client
+ * says more than that it wants one.
+ */
+static __always_inline enum flow_result embryo_tunnel(const struct packet *packet, struct flow *embryo,
+						      struct flow_view *view)
+{
+	if (packet_is_syn(packet)) {
+		if (embryo->state >= FLOW_CLOSING)
+			return FLOW_MISS;
+		return (__s32)(packet->now - embryo->last_seen) < (__s32)SYN_RETRY_JIFFIES ? FLOW_HIT : FLOW_RETRY;
+	}
+	if (embryo->state >= FLOW_CLOSING || packet->tcp_flags & TCP_RST)
+		return FLOW_HIT;
+	view->flow = flow_establish_alone(&packet->key, embryo);
+	if (!view->flow) {
+		count(drop_flow_table_full);
+		return FLOW_REFUSED;
+	}
+	backend_answered(view->flow->backend, view->flow->generation);
+	return FLOW_HIT;
+}
+
 /* A packet from the client of an embryo. */
 static __always_inline enum flow_result embryo_forward(const struct packet *packet, struct flow *embryo,
 						       struct flow_view *view)
@@ -120,6 +164,8 @@ static __always_inline enum flow_result embryo_forward(const struct packet *pack
 	struct flow_key other;
 	struct flow *reverse;
 
+	if (view->action == FLOW_TUNNEL)
+		return embryo_tunnel(packet, embryo, view);
 	/* It has ended, and is nothing to be rebuilt: the SYN begins anew. */
 	if (packet_is_syn(packet) && embryo->state >= FLOW_CLOSING)
 		return FLOW_MISS;

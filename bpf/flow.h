@@ -144,7 +144,8 @@ static __noinline bool flow_yields_to_syn(struct flow *flow, const struct flow_k
 	if (flow->state >= FLOW_CLOSING)
 		return true;
 	flow_other_key(&other, key, &view->to);
-	peer = flow_table_lookup(&other);
+	/* Of a backend that answers elsewhere nothing is heard but by its client. */
+	peer = view->action == FLOW_TUNNEL ? flow : flow_table_lookup(&other);
 	if (!peer || peer->state >= FLOW_CLOSING)
 		return true;
 	return (__s32)(flow_now() - peer->last_seen) >= (__s32)(flow_silence(flow) * jiffies_per_second);
@@ -275,15 +276,21 @@ static __always_inline bool flow_lookup(struct packet *packet, struct flow_view 
 	return true;
 }
 
-/* The half that a key finds, established or not; the flow does not notice. It may be moved between two looks. */
-static __always_inline bool flow_find(const struct flow_key *key, struct flow_view *view)
+/* The half that a key finds, established or not. It may be moved between two looks. */
+static __always_inline struct flow *flow_half(const struct flow_key *key)
 {
 	struct flow *flow = flow_table_lookup(key);
 
 	if (!flow)
 		flow = bpf_map_lookup_elem(&embryos, key);
-	if (!flow)
-		flow = flow_table_lookup(key);
+	return flow ?: flow_table_lookup(key);
+}
+
+/* The same, as a packet needs it; the flow does not notice. */
+static __always_inline bool flow_find(const struct flow_key *key, struct flow_view *view)
+{
+	struct flow *flow = flow_half(key);
+
 	return flow && flow_read(flow, key, view);
 }
 

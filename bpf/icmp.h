@@ -168,7 +168,8 @@ __noinline int icmp_send_scratch(packet_context *context)
 	return packet_return(&packet, device);
 }
 
-/* Answers the packet with an ICMP error and returns the verdict. */
+/* Answers the packet with an ICMP error: the verdict, for icmp_send_scratch() to carry out where the stack is empty.
+ */
 static __always_inline int icmp_send(const struct packet *packet, const struct icmp_error *error)
 {
 	struct scratch *scratch = scratch_save(packet);
@@ -176,7 +177,7 @@ static __always_inline int icmp_send(const struct packet *packet, const struct i
 	if (!scratch)
 		return PACKET_DROP;
 	scratch->error = *error;
-	return icmp_send_scratch(packet->context);
+	return PACKET_ERROR;
 }
 
 #endif

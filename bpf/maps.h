@@ -336,6 +336,44 @@ struct {
 	__uint(max_entries, 4096);
 } node_addrs SEC(".maps");
 
+/*
+ * Addresses that other nodes' tunnels come from (DSR). Written by the agent, follows the Nodes; read by programs when
+ * IP in IP arrives: from any other address it is left alone. Full: the agent reports it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+	__uint(max_entries, 65536);
+} tunnel_sources SEC(".maps");
+
+/*
+ * Clients that no tunnel is for, as they may be on the backend's own node: other nodes, and prefixes of their pods
+ * that a bridge connects (DSR). Written by the agent, follows the Nodes; read by programs when a flow is born that
+ * would go in a tunnel. Full: the agent reports it, and such a client's first SYN is lost.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_key);
+	__type(value, __u32);
+	__uint(max_entries, 65536);
+} tunnel_exempt SEC(".maps");
+
+/*
+ * The backends of this node that other nodes' tunnels lead to -> backend index. Written by the agent after the
+ * backend, deleted before its index is given to another; read by programs when IP in IP arrives. The record in
+ * backends says whether it is still that one. Full: the agent reports it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct tunnel_target);
+	__type(value, __u32);
+	__uint(max_entries, 16384);
+} tunnel_targets SEC(".maps");
+
 /* One entry. Written by programs; read by the CLI and the metrics. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -21,6 +21,8 @@ __noinline int node_known(packet_context *context)
 		return PACKET_PASS;
 	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
 	packet.ifindex = packet.tagged ? 0 : device_logical(device, packet_ifindex(context));
+	if (parsed == PARSE_TUNNEL)
+		return packet_leave_to_tc(&packet, PACKET_TUNNEL);
 	if (parsed != PARSE_OK)
 		return packet_leave(&packet, parsed);
 	if (!packet_is_for(&packet, device)) {
@@ -47,6 +49,10 @@ static __always_inline int node_arrive(packet_context *context)
 		verdict = node_embryo_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		verdict = node_new_scratch(context);
+	if (verdict == PACKET_OPENS)
+		verdict = node_open_scratch(context);
+	if (verdict == PACKET_TRANSLATES)
+		verdict = node_translate_scratch(context);
 	return verdict == PACKET_OF_HOST ? host_answer_scratch(context) : verdict;
 }
 

@@ -14,6 +14,7 @@
 #include "icmp_echo.h"
 #include "icmp_quote.h"
 #include "leave.h"
+#include "mss.h"
 #include "nat.h"
 #include "route.h"
 #include "reject.h"
@@ -32,6 +33,12 @@ static __always_inline enum route_result depart_way(const struct packet *packet,
 	if (view->ifindex && view->ifindex != packet->ifindex && device_is_known(view->ifindex))
 		result = route_find_by(packet, &view->to, view->ifindex, route);
 	return verifier_forget(result, packet->now);
+}
+
+static __always_inline int depart_drop(void)
+{
+	count(drop_rewrite_failed);
+	return PACKET_DROP;
 }
 
 static __always_inline int depart_by(struct packet *packet, const struct device *device, enum route_result result,
@@ -53,10 +60,8 @@ static __always_inline int depart_answer(struct packet *packet, struct device *d
 	if (result == ROUTE_TOO_BIG)
 		return reply_too_big(packet, device, route.fib.mtu_result);
 	flow_account(packet, view);
-	if (!nat_rewrite(packet, &view->to, false)) {
-		count(drop_rewrite_failed);
-		return PACKET_DROP;
-	}
+	if (!nat_rewrite(packet, &view->to, false))
+		return depart_drop();
 	return depart_by(packet, device, result, &route);
 }
 
@@ -87,6 +92,21 @@ static __always_inline int depart_foreign(struct packet *packet)
 	return PACKET_PASS;
 }
 
+/*
+ * An answer of a flow that is not established. The client's next packets come in a tunnel, where the flow says how
+ * long they may be (tunnel_arrive.h): it is told when it is answered.
+ */
+static __always_inline int depart_begun(struct packet *packet, struct device *device, struct scratch *scratch,
+					struct flow_view *view)
+{
+	__u16 mtu = view->flow && view->action == FLOW_STACK ? view->flow->hop.mtu : 0;
+
+	if (mtu && packet->tcp_flags & TCP_SYN &&
+	    !mss_clamp(packet->context, scratch, mtu - ip_header_length(packet->ipv6) - sizeof(struct tcphdr)))
+		return depart_drop();
+	return depart_answer(packet, device, view);
+}
+
 /* Handles scratch->packet, which is of no established flow. Returns the verdict. */
 __noinline int depart_begin_scratch(packet_context *context)
 {
@@ -104,7 +124,7 @@ __noinline int depart_begin_scratch(packet_context *context)
 			return PACKET_OF_HOST;
 		if (answer_is_lost(&view, FLOW_STACK))
 			return refuse_lost(&packet);
-		return depart_answer(&packet, device, &view);
+		return depart_begun(&packet, device, scratch, &view);
 	case FLOW_REFUSED:
 		return PACKET_DROP;
 	case FLOW_MISS:
@@ -240,7 +260,9 @@ int node_egress(struct __sk_buff *context)
 	}
 	if (verdict == PACKET_OF_HOST)
 		verdict = host_send_scratch(context);
-	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;
+	if (verdict == PACKET_MOVES)
+		return packet_move_scratch(context);
+	return packet_answer(context, verdict);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -38,6 +38,8 @@ static __always_inline bool node_error_is_for_host(struct scratch *scratch, stru
 static __always_inline bool node_error_is_translated(struct scratch *scratch, struct packet *packet,
 						     struct flow_view *view, struct route *route)
 {
+	if (view->action == FLOW_TUNNEL)
+		return flow_end(view, node_tunnel(packet, view)); /* there it is */
 	if (view->action == FLOW_FORWARD)
 		return node_error_leaves(packet, view, route);
 	if (flow_is_of_host(view))

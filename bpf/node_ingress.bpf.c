@@ -8,6 +8,8 @@
 #include "node.h"
 #include "node_icmp.h"
 #include "cut.h"
+#include "tunnel.h"
+#include "tunnel_arrive.h"
 
 SEC("tc")
 int node_ingress(struct __sk_buff *context)
@@ -18,13 +20,21 @@ int node_ingress(struct __sk_buff *context)
 	if (context->vlan_present)
 		return PACKET_PASS;
 	verdict = node_arrive(context);
+	if (verdict < PACKET_BEGINS)
+		return verdict;
+	if (verdict == PACKET_TUNNEL)
+		verdict = tunnel_arrive(context);
 	if (verdict == PACKET_ICMP) {
 		quote_find_scratch(context);
 		verdict = node_icmp_scratch(context);
 	}
+	if (verdict == PACKET_TUNNELS)
+		verdict = tunnel_send_scratch(context);
 	if (verdict == PACKET_CUTS)
-		return cut_scratch(context);
-	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;
+		verdict = cut_scratch(context);
+	if (verdict == PACKET_MOVES)
+		return packet_move_scratch(context);
+	return packet_answer(context, verdict);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -55,17 +55,36 @@ static __always_inline enum route_result node_route_to(struct packet *packet, co
 	return result;
 }
 
+/* Whether the client of scratch->packet may be on a backend's own node. A function of its own, for its stack. */
+__noinline int tunnel_is_exempt(void)
+{
+	struct prefix_key client = { .prefix_length = ADDRESS_PREFIX_MAX };
+	struct scratch *scratch = scratch_find();
+
+	if (!scratch)
+		return 1;
+	client.address = scratch->packet.key.tuple.source;
+	return bpf_map_lookup_elem(&tunnel_exempt, &client) != NULL;
+}
+
+/* Whether a flow goes to its backend's node in a tunnel. Not a second try: what is wrong may be with the tunnel. */
+static __always_inline bool node_tunnels(const struct backend *backend, const struct birth *birth)
+{
+	return backend->flags & BACKEND_TUNNEL && !birth->retry && !tunnel_is_exempt();
+}
+
 /*
- * How a flow reaches its backend: through the stack, which keeps the client's address, or, where it is on
- * another node, from this node's address, so that answers come back through here. False: not at all.
+ * How a flow reaches its backend: through the stack, which keeps the client's address; where it is on another node,
+ * in a tunnel, which keeps it too; or from this node's address, so that answers come back through here. False: not at
+ * all.
  */
 static __always_inline bool node_plan(struct packet *packet, struct device *device, const struct backend *backend,
 				      struct birth *birth, struct flow_view *view)
 {
 	const struct address *source = device_address(&birth->out, packet->ipv6);
+	bool known, tunnels = node_tunnels(backend, birth);
 	enum route_result result;
 	struct route route;
-	bool known;
 
 	if (backend->flags & BACKEND_LOCAL)
 		return true;
@@ -73,7 +92,7 @@ static __always_inline bool node_plan(struct packet *packet, struct device *devi
 	known = device_read(route.fib.ifindex, &birth->out);
 	if (result == ROUTE_STACK || (known && device_leads_to_pods(&birth->out)))
 		return true;
-	if (packet_is_midstream(packet))
+	if (!tunnels && packet_is_midstream(packet))
 		return flow_end(view, reset(packet)); /* its source port toward the backend is lost */
 	if (packet->ttl <= 1)
 		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
@@ -85,9 +104,13 @@ static __always_inline bool node_plan(struct packet *packet, struct device *devi
 		count(drop_snat_no_address);
 		return flow_end(view, PACKET_DROP);
 	}
-	birth->action = FLOW_FORWARD;
 	birth->to.source = *source;
-	birth->snat = true;
+	birth->snat = !tunnels;
+	birth->action = FLOW_FORWARD;
+	if (tunnels) {
+		birth->action = FLOW_TUNNEL;
+		birth->to.source_port = 0; /* so that its other half is nobody's */
+	}
 	return true;
 }
 
@@ -114,19 +137,20 @@ static __always_inline bool node_open(struct packet *packet, struct device *devi
 
 	if (!index)
 		return flow_end(view, node_no_backend(packet, device, service));
-	if (index == tried)
-		return flow_again(packet, view) || flow_end(view, PACKET_DROP); /* there is no other */
-	if (packet_is_midstream(packet) && !service_picks_by_table(service, side))
-		return flow_end(view, reset(packet));
 	backend = backend_find(index);
 	if (!backend) {
 		count(drop_stale_backend);
 		return flow_end(view, PACKET_DROP);
 	}
+	if (index == tried && !(backend->flags & BACKEND_TUNNEL))
+		return flow_again(packet, view) ||
+		       flow_end(view, PACKET_DROP); /* there is no other, nor another way */
+	if (packet_is_midstream(packet) && !service_picks_by_table(service, side))
+		return flow_end(view, reset(packet));
 	birth = flow_prepare(packet, service, index, backend, tried);
 	if (!birth)
 		return flow_end(view, PACKET_DROP);
-	return node_plan(packet, device, backend, birth, view) && flow_open(packet, birth, view);
+	return node_plan(packet, device, backend, birth, view) && flow_end(view, PACKET_OPENS);
 }
 
 /* A packet of no flow, or of one whose backend, `tried`, is silent: whether `view` is of a flow now. */
@@ -156,32 +180,6 @@ static __always_inline bool node_new(struct packet *packet, struct device *devic
 	if (!packet_is_admitted(packet, &service))
 		return flow_end(view, PACKET_DROP);
 	return node_open(packet, device, service.service, tried, view);
-}
-
-/*
- * Marks what begins a flow to a backend elsewhere, where a policy may concern it: the stack is to give it the node's
- * address. False: this hook has no marks.
- */
-static __noinline bool policy_mark_packet(const struct packet *packet, const struct flow_view *view)
-{
-	struct scratch *scratch = scratch_find();
-	struct backend *backend;
-	__u32 index;
-
-	if (view->action != FLOW_STACK || view->half != FLOW_HALF_FORWARD || !scratch ||
-	    !policy_concerns(packet, &view->to))
-		return true;
-	index = view->flow ? view->flow->backend : scratch->birth.backend;
-	backend = bpf_map_lookup_elem(&backends, &index);
-	if (!backend || backend->flags & BACKEND_LOCAL)
-		return true;
-	return packet_set_mark(packet->context, policy_mark);
-}
-
-/* A packet of a flow that begins. */
-static __always_inline int node_translate_begun(struct packet *packet, struct device *device, struct flow_view *view)
-{
-	return policy_mark_packet(packet, view) ? node_translate(packet, device, view) : packet_pass_up();
 }
 
 /*
@@ -215,10 +213,13 @@ __noinline int node_embryo_scratch(packet_context *context)
 	}
 	if (answer_is_lost(&view, FLOW_FORWARD))
 		return refuse_lost(&packet);
-	return node_translate_begun(&packet, device, &view);
+	return node_translates(scratch, &view);
 }
 
-/* Opens a flow for scratch->packet, or tries another backend than scratch->tried. Returns the verdict. */
+/*
+ * Looks for a backend for scratch->packet, or for another one than scratch->tried. Returns the verdict, or
+ * PACKET_OPENS: scratch->birth is the flow.
+ */
 __noinline int node_new_scratch(packet_context *context)
 {
 	struct packet packet = {};
@@ -230,7 +231,22 @@ __noinline int node_new_scratch(packet_context *context)
 		return PACKET_PASS;
 	if (!node_new(&packet, device, scratch->tried, &view))
 		return view.verdict;
-	return node_translate_begun(&packet, device, &view);
+	return node_translates(scratch, &view);
+}
+
+/* Opens the flow scratch->birth. Not called by who has planned it: the stack of the one is not the other's. */
+__noinline int node_open_scratch(packet_context *context)
+{
+	struct packet packet = { .context = context };
+	struct scratch *scratch = scratch_find();
+	struct flow_view view = {};
+
+	if (!scratch)
+		return PACKET_DROP;
+	packet.ifindex = scratch->packet.ifindex;
+	if (!flow_open(&packet, &scratch->birth, &view))
+		return view.verdict;
+	return node_translates(scratch, &view);
 }
 
 #endif

@@ -82,7 +82,7 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 
 	if (packet->ttl <= 1)
 		return reply_time_exceeded(packet, device);
-	if (!hop || packet->tagged || packet->scattered || !hop_is_good(hop, packet)) {
+	if (!hop || packet->tagged || packet->scattered || !hop_is_good(hop, packet, 0)) {
 		if (policy_concerns(packet, &view->to))
 			return policy_ends_flow(packet, view);
 		result = node_route(packet, view, &route);
@@ -97,6 +97,29 @@ static __always_inline int node_forward(struct packet *packet, struct device *de
 	return hop ? packet_send_hop(packet, hop) : packet_send(packet, device, &route);
 }
 
+/* Whether the next hop that the flow remembers does for a packet, with no more to look at. */
+static __always_inline bool tunnel_is_ready(const struct packet *packet, const struct flow_view *view)
+{
+	return PACKET_IS_XDP && view->flow && packet->ttl > 1 && !packet->tagged && !packet->scattered &&
+	       hop_is_good(&view->flow->hop, packet, ip_header_length(packet->ipv6));
+}
+
+/* Leaves a packet to tunnel_send_scratch(). */
+static __noinline int node_tunnel(const struct packet *packet, const struct flow_view *view)
+{
+	struct scratch *scratch = scratch_save(packet);
+
+	if (!scratch)
+		return PACKET_DROP;
+	scratch->tunnel.to = view->to;
+	scratch->tunnel.ready = tunnel_is_ready(packet, view);
+	if (scratch->tunnel.ready) {
+		scratch->tunnel.hop = view->flow->hop;
+		flow_account(packet, view);
+	}
+	return PACKET_TUNNELS;
+}
+
 /* A packet of a known flow. */
 static __always_inline int node_translate(struct packet *packet, struct device *device, struct flow_view *view)
 {
@@ -106,6 +129,8 @@ static __always_inline int node_translate(struct packet *packet, struct device *
 		return node_forward(packet, device, view);
 	if (view->action == FLOW_STACK && view->half == FLOW_HALF_REVERSE)
 		return PACKET_PASS; /* answers of local backends are turned back where they leave */
+	if (view->action == FLOW_TUNNEL)
+		return node_tunnel(packet, view);
 	if (view->action == FLOW_HOST)
 		return packet_of_host(packet);
 	flow_account(packet, view);
@@ -114,6 +139,63 @@ static __always_inline int node_translate(struct packet *packet, struct device *
 		return PACKET_PASS;
 	}
 	return nat_rewrite(packet, &view->to, false) ? PACKET_PASS : node_drop();
+}
+
+/* Leaves scratch->packet, whose flow is known now, to node_translate_scratch(). */
+static __always_inline int node_translates(struct scratch *scratch, const struct flow_view *view)
+{
+	scratch->opened = !view->flow;
+	scratch->view.to = view->to;
+	scratch->view.action = view->action;
+	scratch->view.half = view->half;
+	scratch->view.ifindex = view->ifindex;
+	return PACKET_TRANSLATES;
+}
+
+/* The flow of scratch->packet as node_translates() has left it. */
+static __always_inline void node_view(const struct scratch *scratch, struct flow_view *view)
+{
+	view->to = scratch->view.to;
+	view->action = scratch->view.action;
+	view->half = scratch->view.half;
+	view->ifindex = scratch->view.ifindex;
+	view->flow = scratch->opened ? NULL : flow_half(&scratch->packet.key);
+}
+
+/*
+ * Marks what begins a flow to a backend elsewhere, where a policy may concern it: the stack is to give it the node's
+ * address. False: this hook has no marks.
+ */
+static __noinline bool policy_mark_packet(const struct packet *packet, const struct flow_view *view)
+{
+	struct scratch *scratch = scratch_find();
+	struct backend *backend;
+	__u32 index;
+
+	if (view->action != FLOW_STACK || view->half != FLOW_HALF_FORWARD || !scratch ||
+	    !policy_concerns(packet, &view->to))
+		return true;
+	index = view->flow ? view->flow->backend : scratch->birth.backend;
+	backend = bpf_map_lookup_elem(&backends, &index);
+	if (!backend || backend->flags & BACKEND_LOCAL)
+		return true;
+	return packet_set_mark(packet->context, policy_mark);
+}
+
+/* Handles scratch->packet, of the flow scratch->view. Its own function: it is verified once, and so is its stack. */
+__noinline int node_translate_scratch(packet_context *context)
+{
+	struct packet packet = {};
+	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
+	struct flow_view view = {};
+
+	if (!scratch)
+		return PACKET_PASS;
+	node_view(scratch, &view);
+	if (!policy_mark_packet(&packet, &view))
+		return packet_pass_up();
+	return node_translate(&packet, device, &view);
 }
 
 #endif

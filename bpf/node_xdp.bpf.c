@@ -4,11 +4,14 @@
 
 #include "answer_xdp.h"
 #include "node.h"
+#include "tunnel.h"
 
 SEC("xdp")
 int node_xdp(struct xdp_md *context)
 {
-	return node_arrive(context);
+	int verdict = node_arrive(context);
+
+	return verdict == PACKET_TUNNELS ? tunnel_send_scratch(context) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -19,6 +19,7 @@
  *	packet_update_checksum(...)	of the transport header of TCP or UDP, for changed addresses and ports
  *	sctp_update_checksum(...)	of SCTP, for changed ports
  *	packet_update_sum(...)		of the whole packet, where a device has made one
+ *	packet_widen(packet, size)	makes room before the IP header; at XDP the Ethernet header loses its MACs
  *	packet_can_send(...)		whether packet_send would do
  *	packet_send(...)		out by a route
  */
@@ -84,6 +85,7 @@ enum parse_result {
 	PARSE_OK = 0,
 	PARSE_NOT_OURS,	 /* not IP, or a protocol without ports */
 	PARSE_ICMP,	 /* ICMP or ICMPv6; the packet has its addresses */
+	PARSE_TUNNEL,	 /* IP in IP of the same family; as of ICMP */
 	PARSE_TRUNCATED, /* the data that can be read ends inside a header */
 	PARSE_MALFORMED, /* lengths or versions that contradict each other */
 	PARSE_FRAGMENT,
@@ -96,10 +98,16 @@ enum parse_result {
 /* No verdicts: the packet lies in the scratch for whoever goes on with it. */
 #define PACKET_BEGINS 0x100 /* it is of no established flow */
 #define PACKET_ICMP 0x101
-#define PACKET_OF_HOST 0x102  /* between this host itself and a VIP: host.h, node_host.h */
-#define PACKET_MOVES 0x103    /* to come by another device: move.h */
-#define PACKET_CUTS 0x105     /* to be cut to fragments: cut.h */
-#define PACKET_FRAGMENT 0x104 /* a fragment, whose ports are not known yet: fragment.h */
+#define PACKET_OF_HOST 0x102	/* between this host itself and a VIP: host.h, node_host.h */
+#define PACKET_MOVES 0x103	/* to come by another device: move.h */
+#define PACKET_FRAGMENT 0x104	/* a fragment, whose ports are not known yet: fragment.h */
+#define PACKET_CUTS 0x105	/* to be cut to fragments: cut.h */
+#define PACKET_TUNNELS 0x107	/* to go to its backend's node in a tunnel: tunnel.h */
+#define PACKET_TUNNEL 0x108	/* a tunnel's: tunnel_arrive.h */
+#define PACKET_OPENS 0x109	/* its flow is about to be opened: node_open.h */
+#define PACKET_TRANSLATES 0x10a /* its flow is known by now: node_translate.h */
+#define PACKET_RESETS 0x10b	/* to be answered with a reset: reject.h */
+#define PACKET_ERROR 0x10c	/* to be answered with an ICMP error: icmp.h */
 
 struct vlan_header {
 	__be16 tci;
@@ -293,11 +301,44 @@ static __always_inline __u8 packet_icmp_protocol(const struct packet *packet)
 	return packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 }
 
+/* And a packet of that family in another (RFC 2003, RFC 2473). */
+static __always_inline __u8 packet_tunnel_protocol(const struct packet *packet)
+{
+	return packet->ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
+}
+
+/* What a packet is that has no ports. */
+static __always_inline enum parse_result parse_other(const struct packet *packet)
+{
+	if (packet->key.protocol == packet_icmp_protocol(packet))
+		return PARSE_ICMP;
+	return packet->key.protocol == packet_tunnel_protocol(packet) ? PARSE_TUNNEL : PARSE_NOT_OURS;
+}
+
+/* The transport header, at the cursor, behind an IP header that has been read. */
+static __always_inline enum parse_result parse_transport(struct cursor *cursor, struct packet *packet)
+{
+	__u32 header_length, available;
+
+	if (packet->key.protocol != IPPROTO_TCP && packet->key.protocol != IPPROTO_UDP &&
+	    packet->key.protocol != IPPROTO_SCTP)
+		return parse_other(packet);
+	header_length = packet->transport_offset - packet->ip_offset;
+	if (header_length > packet->length)
+		return PARSE_MALFORMED;
+	available = packet->length - header_length;
+	if (packet->key.protocol == IPPROTO_TCP)
+		return parse_tcp(cursor, packet, available);
+	if (packet->key.protocol == IPPROTO_UDP)
+		return parse_udp(cursor, packet, available);
+	return parse_sctp(cursor, packet, available);
+}
+
 static __always_inline enum parse_result packet_parse_once(struct packet *packet, bool ethernet)
 {
 	struct cursor cursor = packet_cursor(packet->context);
-	__u32 header_length, available;
 	enum parse_result result;
+	__u32 available;
 	int protocol;
 
 	packet->ip_offset = 0;
@@ -315,21 +356,7 @@ static __always_inline enum parse_result packet_parse_once(struct packet *packet
 		result = parse_ipv6(&cursor, packet, available);
 	else
 		return PARSE_NOT_OURS;
-	if (result != PARSE_OK)
-		return result;
-
-	if (packet->key.protocol != IPPROTO_TCP && packet->key.protocol != IPPROTO_UDP &&
-	    packet->key.protocol != IPPROTO_SCTP)
-		return packet->key.protocol == packet_icmp_protocol(packet) ? PARSE_ICMP : PARSE_NOT_OURS;
-	header_length = packet->transport_offset - packet->ip_offset;
-	if (header_length > packet->length)
-		return PARSE_MALFORMED;
-	available = packet->length - header_length;
-	if (packet->key.protocol == IPPROTO_TCP)
-		return parse_tcp(&cursor, packet, available);
-	if (packet->key.protocol == IPPROTO_UDP)
-		return parse_udp(&cursor, packet, available);
-	return parse_sctp(&cursor, packet, available);
+	return result == PARSE_OK ? parse_transport(&cursor, packet) : result;
 }
 
 /*
@@ -382,6 +409,12 @@ static __always_inline bool packet_is_syn(const struct packet *packet)
 static __always_inline bool packet_is_midstream(const struct packet *packet)
 {
 	return packet_is_of_connection(packet) && !packet_is_syn(packet);
+}
+
+/* The length of an IP header without options: what a tunnel puts before a packet, too. */
+static __always_inline __u32 ip_header_length(bool ipv6)
+{
+	return ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 }
 
 /* A pointer to `size` bytes at `offset`, or NULL. To be taken anew after any helper that writes to the packet. */

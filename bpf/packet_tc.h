@@ -187,6 +187,14 @@ static __always_inline void packet_update_sum(struct packet *packet, __u32 delta
 	bpf_csum_update(packet->context, delta);
 }
 
+/* Of a GSO packet each segment gets what is written there. */
+static __always_inline bool packet_widen(struct packet *packet, __u32 size)
+{
+	__u64 flags = packet->ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+
+	return !bpf_skb_adjust_room(packet->context, size, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_FIXED_GSO);
+}
+
 static __always_inline bool packet_can_send(const struct packet *packet, enum route_result result,
 					    const struct route *route)
 {

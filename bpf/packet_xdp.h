@@ -127,6 +127,19 @@ static __always_inline void packet_update_sum(struct packet *packet, __u32 delta
 {
 }
 
+static __always_inline bool packet_widen(struct packet *packet, __u32 size)
+{
+	struct ethhdr *ethernet;
+
+	if (bpf_xdp_adjust_head(packet->context, -(int)size))
+		return false;
+	ethernet = packet_at(packet, 0, sizeof(*ethernet));
+	if (!ethernet)
+		return false;
+	ethernet->h_proto = packet->ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	return true;
+}
+
 /*
  * What XDP cannot do goes up unchanged: no MAC yet, a target without XDP of ours, a VLAN device; and packets in
  * several buffers, which not every driver sends.

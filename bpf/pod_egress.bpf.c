@@ -89,9 +89,9 @@ int pod_egress(struct __sk_buff *context)
 	if (verdict == PACKET_FRAGMENT)
 		verdict = fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)
-		return pod_answer_scratch(context);
+		verdict = pod_answer_scratch(context);
 	if (verdict != PACKET_ICMP)
-		return verdict;
+		return packet_answer(context, verdict);
 	quote_find_scratch(context);
 	return pod_answer_icmp_scratch(context);
 }

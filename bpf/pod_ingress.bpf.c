@@ -270,7 +270,9 @@ int pod_ingress(struct __sk_buff *context)
 		quote_find_scratch(context);
 		verdict = pod_icmp_scratch(context);
 	}
-	return verdict == PACKET_MOVES ? packet_move_scratch(context) : verdict;
+	if (verdict == PACKET_MOVES)
+		return packet_move_scratch(context);
+	return packet_answer(context, verdict);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

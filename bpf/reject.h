@@ -155,10 +155,13 @@ __noinline int reset_send_scratch(packet_context *context)
 	return packet_return(&packet, device);
 }
 
-/* Answers a packet of a connection with a reset, or an ABORT. Returns the verdict. */
+/*
+ * Answers a packet of a connection with a reset, or an ABORT: the verdict of scratch->packet, for
+ * reset_send_scratch() to carry out where the stack is empty.
+ */
 static __always_inline int reset(const struct packet *packet)
 {
-	return scratch_save(packet) ? reset_send_scratch(packet->context) : PACKET_DROP;
+	return scratch_save(packet) ? PACKET_RESETS : PACKET_DROP;
 }
 
 /* The answer of a backend that does not have the flow (try.h): it shall not wait for the client. */
@@ -183,6 +186,14 @@ static __always_inline int reject(struct packet *packet, struct device *device)
 		return reset(packet);
 	count(reject_unreachable);
 	return icmp_send(packet, &error);
+}
+
+/* Carries out a verdict that is an answer. */
+static __always_inline int packet_answer(packet_context *context, int verdict)
+{
+	if (verdict == PACKET_RESETS)
+		return reset_send_scratch(context);
+	return verdict == PACKET_ERROR ? icmp_send_scratch(context) : verdict;
 }
 
 /* A packet that we cannot send on goes to the stack as it is. */

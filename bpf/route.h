@@ -60,6 +60,16 @@ static __always_inline enum route_result route_result_of(unsigned long result)
 	return result < sizeof(route_results) ? route_results[result] : ROUTE_STACK;
 }
 
+/* The route of a packet of this device to `to`, which has got so much before its IP header. */
+static __always_inline enum route_result route_find_wider(const struct packet *packet, const struct tuple *to,
+							  __u32 before, struct route *route)
+{
+	route_fill(&route->fib, packet, &packet->key.tuple.source, to);
+	route->fib.tot_len += before;
+	route->fib.ifindex = packet_ifindex(packet->context);
+	return route_result_of(bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), 0));
+}
+
 /*
  * The route of a packet that came in by this device and shall go to `to`. It is looked up with the source
  * the packet came with: SNAT comes after routing, as in the kernel.
@@ -67,7 +77,17 @@ static __always_inline enum route_result route_result_of(unsigned long result)
 static __always_inline enum route_result route_find(const struct packet *packet, const struct tuple *to,
 						    struct route *route)
 {
-	route_fill(&route->fib, packet, &packet->key.tuple.source, to);
+	return route_find_wider(packet, to, 0, route);
+}
+
+/* The route of what `from` sends to the packet's source. */
+static __always_inline enum route_result route_find_source(const struct packet *packet, const struct address *from,
+							   struct route *route)
+{
+	struct tuple back;
+
+	tuple_reverse(&back, &packet->key.tuple);
+	route_fill(&route->fib, packet, from, &back);
 	route->fib.ifindex = packet_ifindex(packet->context);
 	return route_result_of(bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), 0));
 }
@@ -94,10 +114,10 @@ static __always_inline enum route_result route_find_of_host(const struct packet 
 	return route_result_of(bpf_fib_lookup(packet->context, &route->fib, sizeof(route->fib), 0));
 }
 
-/* Whether what is remembered of the next hop is still believed, and the packet fits. */
-static __always_inline bool hop_is_good(const struct hop *hop, const struct packet *packet)
+/* Whether what is remembered of the next hop is still believed, and the packet fits with so much before it. */
+static __always_inline bool hop_is_good(const struct hop *hop, const struct packet *packet, __u32 before)
 {
-	return packet->length <= hop->mtu && packet->now - hop->read < BELIEVE_JIFFIES;
+	return packet->length + before <= hop->mtu && packet->now - hop->read < BELIEVE_JIFFIES;
 }
 
 /*

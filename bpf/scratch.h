@@ -33,6 +33,7 @@ struct birth {
 	__u32 generation;
 	__u64 affinity_group; /* 0: the service has no affinity */
 	struct device out;    /* the device toward the backend, where that was asked for: too large for the stack */
+	__u16 answers_mtu;    /* of FLOW_STACK: no packet of the client may be longer; 0: that is not known */
 	enum flow_action action;
 	bool snat;  /* the source is an address of the node: the port comes from the SNAT range */
 	bool retry; /* another try of a flow that is there */
@@ -78,11 +79,28 @@ struct cut {
 	__u32 piece;   /* of them in one piece */
 	__u32 offset;  /* of the next */
 	__be16 field;  /* flags and offset, as in the packet */
+	bool again;    /* to come again by the device that the packet is on, `ifindex` */
+};
+
+/* The search for the maximum segment size in a TCP header: mss.h. */
+struct mss {
+	__u16 most;   /* it shall be no more */
+	__u16 offset; /* in the header, of the option that is looked at next */
+	bool refused; /* by the kernel, to write it */
+};
+
+/* A packet about to go in a tunnel: tunnel.h. */
+struct tunnel {
+	struct tuple to; /* its flow's: from this node to the backend */
+	struct hop hop;	 /* at XDP its flow's, where `ready` */
+	bool ready;	 /* the hop is good, and all of the packet has been looked at */
 };
 
 struct scratch {
 	struct packet packet;
-	__u32 tried; /* the backend that the packet's flow has, and that is silent; 0: it has none */
+	struct flow_view view; /* its flow, without the half: node_translate_scratch() */
+	bool opened;	       /* which has just been opened */
+	__u32 tried;	       /* the backend that the packet's flow has, and that is silent; 0: it has none */
 	struct birth birth;
 	struct flow_key reverse;
 	struct flow half;
@@ -92,7 +110,13 @@ struct scratch {
 	struct bpf_sock_tuple socket;
 	struct icmp_error error;
 	struct cut cut;
-	struct held_key held; /* a fragment that waits for the first: fragment_wait.h */
+	struct tunnel tunnel;
+	struct tunnel_target target; /* the backend that the packet's tunnel leads to */
+	__u32 target_index;
+	struct mss mss;
+	struct packet inner;	      /* what the packet carries, before it is unpacked */
+	struct address tunnel_source; /* the node it comes from */
+	struct held_key held;	      /* a fragment that waits for the first: fragment_wait.h */
 	struct quoted quoted;
 	struct icmp_rate errors;
 	struct icmp_rate echoes;
@@ -119,6 +143,7 @@ static __always_inline void packet_copy(struct packet *to, const struct packet *
 	__builtin_memcpy(&to->key, &from->key, sizeof(*to) - __builtin_offsetof(struct packet, key));
 }
 
+/* Puts the packet there. */
 static __always_inline struct scratch *scratch_save(const struct packet *packet)
 {
 	struct scratch *scratch = scratch_find();

@@ -138,8 +138,11 @@ __noinline int flow_open_scratch(packet_context *context)
 	half->action = birth->action;
 	half->half = FLOW_HALF_REVERSE;
 	half->retry = birth->retry;
+	half->hop.mtu = birth->answers_mtu;
 	tuple_reverse(&half->to, &packet->key.tuple);
-	if (!snat_claim(context, scratch))
+	if (birth->action == FLOW_TUNNEL)
+		scratch->reverse = packet->key; /* there is none to claim, nor to be taken back */
+	else if (!snat_claim(context, scratch))
 		return 0;
 	backend_is_asked(birth->backend, birth->generation);
 	if (birth->retry && flow_retried(packet)) {
@@ -150,6 +153,7 @@ __noinline int flow_open_scratch(packet_context *context)
 	half->to = birth->to;
 	half->half = FLOW_HALF_FORWARD;
 	half->retry = false;
+	half->hop.mtu = 0;
 	if (bpf_map_update_elem(&embryos, &packet->key, half, BPF_ANY)) {
 		bpf_map_delete_elem(&embryos, &scratch->reverse);
 		return 0;
@@ -182,11 +186,12 @@ static __always_inline struct birth *flow_prepare(const struct packet *packet, c
 	birth->affinity_group = service->affinity_timeout && !tried ? service->affinity_group : 0;
 	birth->action = FLOW_STACK;
 	birth->snat = false;
+	birth->answers_mtu = 0;
 	return birth;
 }
 
 /* Opens a flow and makes `view` its forward half. False: no source port is left toward that backend. */
-static __always_inline bool flow_open(struct packet *packet, const struct birth *birth, struct flow_view *view)
+static __always_inline bool flow_open(const struct packet *packet, const struct birth *birth, struct flow_view *view)
 {
 	if (!flow_open_scratch(packet->context)) {
 		count(drop_snat_ports_exhausted);

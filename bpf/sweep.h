@@ -84,6 +84,8 @@ static __always_inline __u32 sweep_timeout(const struct sweep_settings *settings
 		return flow->state >= FLOW_CLOSING ? settings->timeout_tcp_closed : settings->timeout_foreign;
 	if (flow->state == FLOW_CLOSED || (peer && peer->state == FLOW_CLOSED))
 		return settings->timeout_tcp_closed;
+	if (flow->action == FLOW_TUNNEL) /* its backend closes where we do not see it */
+		return flow->state == FLOW_CLOSING ? settings->timeout_tcp_half_closed : settings->timeout_tcp;
 	if (flow->state == FLOW_CLOSING && (!peer || peer->state == FLOW_CLOSING))
 		return settings->timeout_tcp_closed;
 	if (flow->state == FLOW_CLOSING || (peer && peer->state == FLOW_CLOSING))

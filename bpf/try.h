@@ -40,6 +40,8 @@ static __always_inline bool try_defeats_first(struct scratch *scratch, const str
 	struct flow *half = &scratch->half;
 	struct flow *first;
 
+	if (forward->action == FLOW_TUNNEL)
+		return true; /* the client has had no answer yet, or it would be no embryo */
 	flow_other_key(first_key, forward_key, &forward->to);
 	first = bpf_map_lookup_elem(&embryos, first_key);
 	if (first)

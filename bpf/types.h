@@ -152,10 +152,19 @@ struct slot_block {
 #define BACKEND_LOCAL (1U << 0)	      /* on this node: reached through the stack, the client's address kept */
 #define BACKEND_TERMINATING (1U << 1) /* still serving, no longer ready */
 #define BACKEND_GONE (1U << 2)	      /* no table names it any more */
+#define BACKEND_TUNNEL (1U << 3)      /* its node takes packets in a tunnel, and answers clients itself (DSR) */
 
 struct backend {
 	__u32 generation; /* 0: unused */
 	__u32 flags;	  /* BACKEND_* */
+	struct address address;
+	__u16 port; /* host order */
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* Where a tunnel leads to: what makes two endpoints the same backend. */
+struct tunnel_target {
 	struct address address;
 	__u16 port; /* host order */
 	__u8 protocol;
@@ -236,6 +245,8 @@ enum flow_action {
 	FLOW_RETURN = 2,  /* send it back out of the device it came in on (hairpin) */
 	FLOW_FOREIGN = 3, /* not ours: let it pass untouched */
 	FLOW_HOST = 4,	  /* of this host's own: out to its backend, back as if the VIP had answered */
+	FLOW_TUNNEL =
+		5, /* send it in a tunnel to its backend's node, which answers the client itself: no reverse half */
 } __attribute__((packed));
 
 /*
@@ -454,6 +465,7 @@ struct packet_counters {
 	__u64 drop_source_denied;	 /* to a load balancer address, from outside its source ranges */
 	__u64 drop_host_untranslated;	 /* sent by this host to a VIP, which it may not leave with */
 	__u64 drop_unallocated;		 /* to an address of a ServiceCIDR that no Service has */
+	__u64 drop_tunnel_unknown;	 /* from another node's tunnel, to no frontend that is known here */
 	__u64 drop_policy;		 /* of a flow that is redirected, and a policy of XFRM has come to concern */
 	__u64 drop_lost_try;		 /* a backend has answered a SYN after another one had; it is sent a reset */
 	__u64 refuse_no_endpoint;	 /* at the socket edge: ECONNREFUSED */
@@ -486,6 +498,8 @@ struct packet_counters {
 	__u64 flow_moved;	    /* and that backend was the first to answer */
 	__u64 backend_quarantined;  /* three clients in a row have found a backend silent */
 	__u64 flow_reverse_rebuilt; /* an embryo's lost reverse half put back */
+	__u64 tunnel_sent;	    /* packets sent to their backend's node as the client has sent them */
+	__u64 tunnel_received;	    /* packets that another node has sent so */
 	__u64 packet_cut;	    /* to fragments, for a way that takes shorter ones */
 	__u64 fragment_held;	    /* fragments that have waited for the first of their datagram */
 	__u64 icmp_translated;	    /* ICMP errors about packets of flows, sent on to whom they are for */

@@ -53,6 +53,7 @@ type Options struct {
 	NodeName  string    // of the node whose endpoints are local, and whose zone counts
 	ProxyName string    // see compile.Input
 	SNATPorts compile.PortRange
+	DSR       bool // endpoints of other nodes may be reached by tunnel, where their Nodes say so
 	Log       *zap.Logger
 
 	// Problems are asked for what other parts know to be wrong: the sources, the devices.
@@ -91,7 +92,7 @@ type Controller struct {
 // New returns a controller. Nothing happens until Run.
 func New(options Options) *Controller {
 	desired := newDesired(options.NodeName, options.ProxyName, options.Store.Get)
-	desired.snatPorts = options.SNATPorts
+	desired.snatPorts, desired.dsr = options.SNATPorts, options.DSR
 	return &Controller{
 		options: options,
 		full:    true,
@@ -142,8 +143,12 @@ func (c *Controller) take(work store.Work) {
 	items := work.Items
 	if !work.NodesArrived.IsZero() {
 		c.note(store.Key{Name: c.options.NodeName}, work.NodesArrived)
-		if c.desired.setNodes(work.Nodes) {
+		all, some := c.desired.setNodes(work.Nodes)
+		switch {
+		case all:
 			items = everything(items, c.options.Store.All())
+		case len(some) > 0:
+			items = append(items, c.options.Store.OnNodes(some)...)
 		}
 	}
 	if work.RangesChanged {

@@ -21,6 +21,8 @@ type desired struct {
 	proxyName string
 	snatPorts compile.PortRange
 	node      compile.Node
+	dsr       bool            // other nodes' annotations count
+	tunnels   compile.Tunnels // what they say
 	get       func(store.Key) store.Item
 
 	compiled  map[store.Key]compiled // without those that ask for nothing and have no problem
@@ -33,7 +35,8 @@ type desired struct {
 	tally     *tally.Tally                    // of these
 	departed  bool                            // a backend has left one of them
 
-	rangeProblems []compile.Problem // of the ServiceCIDRs
+	rangeProblems  []compile.Problem // of the ServiceCIDRs
+	tunnelProblems []compile.Problem // of the Nodes
 }
 
 // compiled is what is kept of the outcome of compiling a Service: others have the rest.
@@ -58,8 +61,9 @@ func newDesired(nodeName, proxyName string, get func(store.Key) store.Item) *des
 	}
 }
 
-// setNodes takes in the nodes, and tells whether anything changed that Services are compiled from.
-func (d *desired) setNodes(nodes []*corev1.Node) (changed bool) {
+// setNodes takes in the nodes. It tells whether anything changed that all Services are compiled from, and else of which
+// nodes those Services are to be compiled anew that have endpoints there.
+func (d *desired) setNodes(nodes []*corev1.Node) (all bool, some map[string]struct{}) {
 	node := compile.Node{Name: d.node.Name, Addresses: map[netip.Addr]struct{}{}}
 	for _, n := range nodes {
 		if n.Name == node.Name {
@@ -76,9 +80,27 @@ func (d *desired) setNodes(nodes []*corev1.Node) (changed bool) {
 			}
 		}
 	}
-	changed = node.Zone != d.node.Zone || !slices.Equal(node.Own, d.node.Own) || !maps.Equal(node.Addresses, d.node.Addresses)
+	if d.dsr {
+		d.tunnels, d.tunnelProblems = compile.ReadTunnels(nodes, node.Name)
+		node.Tunnels = d.tunnels.Nodes
+	}
+	all = node.Zone != d.node.Zone || !slices.Equal(node.Own, d.node.Own) || !maps.Equal(node.Addresses, d.node.Addresses)
+	some = inOne(node.Tunnels, d.node.Tunnels)
 	d.node = node
-	return changed
+	return all, some
+}
+
+// inOne returns what is in one of two sets only.
+func inOne(a, b map[string]struct{}) map[string]struct{} {
+	only := map[string]struct{}{}
+	for _, pair := range [][2]map[string]struct{}{{a, b}, {b, a}} {
+		for name := range pair[0] {
+			if _, both := pair[1][name]; !both {
+				only[name] = struct{}{}
+			}
+		}
+	}
+	return only
 }
 
 // setRanges takes in the ServiceCIDRs.
@@ -193,6 +215,7 @@ func loses(old, now *compile.Service) bool {
 // problems lists all that is wrong with what was compiled.
 func (d *desired) problems() []compile.Problem {
 	problems := append(d.frontends.Problems(), d.rangeProblems...)
+	problems = append(problems, d.tunnelProblems...)
 	for key := range d.troubled {
 		problems = append(problems, d.compiled[key].problems...)
 	}

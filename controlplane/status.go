@@ -121,6 +121,13 @@ func (c *Controller) EndsTCP() bool {
 	return c.desired.tally.EndsTCP()
 }
 
+// Tunnels returns what the Nodes say of tunnels. It is not to be modified.
+func (c *Controller) Tunnels() compile.Tunnels {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.desired.tunnels
+}
+
 // ClusterIP returns the Service whose ClusterIP an address is.
 func (c *Controller) ClusterIP(address netip.Addr) (service store.Key, is bool) {
 	c.mu.Lock()

@@ -60,6 +60,9 @@ type Set struct {
 	SocketLatests *ebpf.Map `ebpf:"socket_latests"`
 	Sources       *ebpf.Map `ebpf:"sources"`
 	SweepConfig   *ebpf.Map `ebpf:"sweep_config"`
+	TunnelSources *ebpf.Map `ebpf:"tunnel_sources"`
+	TunnelExempt  *ebpf.Map `ebpf:"tunnel_exempt"`
+	TunnelTargets *ebpf.Map `ebpf:"tunnel_targets"`
 	VIPs          *ebpf.Map `ebpf:"vips"`
 	XDPDevices    *ebpf.Map `ebpf:"xdp_devices"`
 	XFRMPrefixes  *ebpf.Map `ebpf:"xfrm_prefixes"`

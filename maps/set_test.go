@@ -247,6 +247,7 @@ func TestConstantsAreThoseOfC(t *testing.T) {
 		"BACKEND_LOCAL":          BackendLocal,
 		"BACKEND_TERMINATING":    BackendTerminating,
 		"BACKEND_GONE":           BackendGone,
+		"BACKEND_TUNNEL":         BackendTunnel,
 		"FRONTEND_CLUSTER_IP":    uint32(FrontendClusterIP),
 		"FRONTEND_NODE_PORT":     uint32(FrontendNodePort),
 		"FRONTEND_LOAD_BALANCER": uint32(FrontendLoadBalancer),

@@ -19,6 +19,7 @@ type (
 	AddressBounds  = bpfAddressBounds
 	SlotBlock      = bpfSlotBlock
 	Backend        = bpfBackend
+	TunnelTarget   = bpfTunnelTarget
 	BackendLoad    = bpfBackendLoad
 	Health         = bpfHealth
 	AffinityKey    = bpfAffinityKey
@@ -95,6 +96,7 @@ const (
 	FlowReturn  = bpfFlowActionFLOW_RETURN
 	FlowForeign = bpfFlowActionFLOW_FOREIGN
 	FlowHost    = bpfFlowActionFLOW_HOST
+	FlowTunnel  = bpfFlowActionFLOW_TUNNEL
 
 	FlowEnded FlowAction = 0x80 // FLOW_ENDED: added to one of the others
 )
@@ -125,6 +127,7 @@ const (
 	BackendLocal       uint32 = 1 << 0 // BACKEND_LOCAL
 	BackendTerminating uint32 = 1 << 1 // BACKEND_TERMINATING
 	BackendGone        uint32 = 1 << 2 // BACKEND_GONE
+	BackendTunnel      uint32 = 1 << 3 // BACKEND_TUNNEL
 
 	NamespaceLeft    uint32 = 1 << 0 // NAMESPACE_LEFT
 	NamespaceCgroups uint32 = 1 << 1 // NAMESPACE_CGROUPS

@@ -33,6 +33,7 @@ type agentFlags struct {
 	socketLB      string
 	cgroupRoot    string
 	snatPorts     string
+	forward       string
 	nodePorts     []string
 	local         detectlocal.Settings
 	maglevSize    uint32
@@ -77,6 +78,7 @@ nothing that is right. weir cleanup removes everything.`,
 	f.StringVar(&flags.socketLB, "socket-lb", "all", "whose sockets are translated at connect() and send(): all, host (of this network namespace alone) or off")
 	f.StringVar(&flags.cgroupRoot, "cgroup-root", "", "directory of cgroup v2 whose sockets --socket-lb serves (default: where cgroup2 is mounted)")
 	f.StringVar(&flags.snatPorts, "snat-ports", "61000-65535", "source ports for traffic sent on to backends elsewhere")
+	f.StringVar(&flags.forward, "forward", forwardSNAT, "how traffic from outside comes to backends on other nodes: snat; or dsr, in tunnels to nodes that take part, which answer the client themselves")
 	f.StringSliceVar(&flags.nodePorts, "nodeport-addresses", nil, "addresses that NodePorts answer on: prefixes, or primary (default: all of the node)")
 	localFlags(c, &flags.local)
 	flags.masquerade.add(c)
@@ -138,6 +140,7 @@ type agentConfig struct {
 	socketLB      string
 	cgroupRoot    string
 	snatPorts     status.PortRange
+	forward       string
 	nodePorts     devices.NodePortAddresses
 	nodePortTexts []string
 	local         detectlocal.Detector
@@ -151,13 +154,22 @@ type agentConfig struct {
 	log           *zap.Logger
 }
 
+// What --forward can be.
+const (
+	forwardSNAT = "snat"
+	forwardDSR  = "dsr"
+)
+
+// dsr tells whether packets go to other nodes in tunnels.
+func (c agentConfig) dsr() bool { return c.forward == forwardDSR }
+
 // parse checks the flags. The error is a usageError.
 func (f agentFlags) parse() (agentConfig, error) {
 	config := agentConfig{
 		nodeName: f.nodeName, configFile: f.config, proxy: f.proxy,
 		late: lateAfterOf(&f.proxy.KubeProxyConfiguration), nodePortTexts: f.nodePorts, bpffs: f.bpffs, devices: f.devices,
 		xdp: f.xdp, attachMode: f.attachMode, socketLB: f.socketLB, cgroupRoot: f.cgroupRoot, vipPing: f.vipPing, sizes: f.sizes, timeouts: f.timeouts,
-		quarantine: f.quarantine,
+		quarantine: f.quarantine, forward: f.forward,
 	}
 	var err error
 	if config.source, err = f.source.parse(); err != nil {
@@ -174,6 +186,9 @@ func (f agentFlags) parse() (agentConfig, error) {
 		return config, err
 	}
 	if err := oneOf("--socket-lb", f.socketLB, "all", "host", "off"); err != nil {
+		return config, err
+	}
+	if err := oneOf("--forward", f.forward, forwardSNAT, forwardDSR); err != nil {
 		return config, err
 	}
 	if err := checkTimeouts(f.timeouts); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/devices"
 	"github.com/weir-lb/weir/controlplane/masquerade"
 	"github.com/weir-lb/weir/controlplane/status"
@@ -57,10 +58,16 @@ func cleanup(bpffs string) (removed []string, err error) {
 		return nil, err
 	}
 	defer lock.Release()
+	last, known := status.Read(pins)
 	if err := status.Remove(pins); err != nil {
 		return nil, err
 	}
-	return detach(pins)
+	removed, err = detach(pins)
+	if known == nil && last.Forwarding.Mode == forwardDSR {
+		removed = append(removed, fmt.Sprintf("Node %s still says by its annotation %s that others may send it packets in tunnels: kubectl annotate node %s %s-",
+			last.Node, compile.AnnotationDSR, last.Node, compile.AnnotationDSR))
+	}
+	return removed, err
 }
 
 // detach takes everything out of the kernel.

@@ -19,6 +19,7 @@ import (
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/controlplane/detectlocal"
 	"github.com/weir-lb/weir/controlplane/devices"
+	"github.com/weir-lb/weir/controlplane/dsr"
 	"github.com/weir-lb/weir/controlplane/events"
 	"github.com/weir-lb/weir/controlplane/foreign"
 	"github.com/weir-lb/weir/controlplane/health"
@@ -68,6 +69,7 @@ type daemon struct {
 	devices    *devices.Manager
 	sweeper    *sweep.Sweeper
 	foreign    *foreign.Recorder
+	dsr        *dsr.Member
 	policies   *xfrm.Follower
 
 	masquerade *masquerade.Rules // nil: nothing is masqueraded by rules
@@ -97,7 +99,7 @@ func newDaemon(config agentConfig, board *status.Board) (*daemon, error) {
 		checked: make(chan struct{}, 1), synced: make(chan struct{}), savings: beginSavings(),
 	}
 	d.configureKernel()
-	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeControlplane, d.makeSockets, d.makeDevices} {
+	for _, part := range []func() error{d.makeSource, d.makeDatapath, d.makeControlplane, d.makeSockets, d.makeDevices, d.makeDSR} {
 		if err := part(); err != nil {
 			return nil, errors.Join(err, d.close())
 		}
@@ -163,16 +165,16 @@ func wantsClsact(mode string, features loader.Features) (bool, error) {
 func (d *daemon) makeControlplane() error {
 	d.makeHealth()
 	var err error
-	if d.applier, err = apply.New(d.set, d.log, apply.MaglevSize(d.config.maglevSize)); err != nil {
+	if d.applier, err = apply.New(d.set, d.log, d.applierOptions()...); err != nil {
 		return err
 	}
 	addresses := clusterips.NewWriter(d.set)
 	d.controller = controlplane.New(controlplane.Options{
 		Store: d.store, Applier: vips.Follow(d.applier, d.set, d.config.vipPing), Addresses: addresses, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName, Log: d.log,
-		SNATPorts: compile.PortRange(d.config.snatPorts),
+		SNATPorts: compile.PortRange(d.config.snatPorts), DSR: d.config.dsr(),
 		Problems: []func() []compile.Problem{
 			d.source.Problems, d.deviceProblems, d.sizeProblems, d.socketProblems, d.checkProblems,
-			d.config.configProblems, addresses.Problems, d.nodeProblems, d.policyProblems, func() []compile.Problem { return d.kernelProblems },
+			d.config.configProblems, addresses.Problems, d.nodeProblems, d.dsrProblems, d.policyProblems, func() []compile.Problem { return d.kernelProblems },
 		},
 		Applied: d.appliedObject,
 		Written: func(took time.Duration, _ bool, err error) {
@@ -207,6 +209,7 @@ func (d *daemon) makeDevices() error {
 // devicesChanged says that devices may be others: with a pod's device comes its network namespace.
 func (d *daemon) devicesChanged() {
 	wake(d.changed)
+	d.dsr.Touch()
 	if d.namespaces != nil {
 		d.namespaces.Touch()
 	}
@@ -234,6 +237,7 @@ func (d *daemon) run(ctx context.Context) error {
 	part("write the maps", func(ctx context.Context) error { d.controller.Run(ctx); return nil })
 	part("follow the devices", d.devices.Run)
 	part("sweep the flows", d.sweeper.Run)
+	part("take part in DSR", d.takePart)
 	part("record foreign flows", d.foreign.Run)
 	part("follow the policies of XFRM", d.policies.Run)
 	part("follow the backends", d.followBackends)

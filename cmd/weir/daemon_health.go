@@ -43,6 +43,9 @@ func (d *daemon) appliedObject(object store.Key, _, applied time.Time) {
 	wake(d.changed)
 	wake(d.applied)
 	wake(d.checked)
+	if object.Namespace == "" { // a Node
+		d.dsr.Touch()
+	}
 	item := d.store.Get(object)
 	d.programming.Applied(object, item.Service, item.Slices, applied)
 }

@@ -46,9 +46,15 @@ func (d *daemon) makeKubernetes() error {
 		return err
 	}
 	d.client = client
-	d.source = kubernetes.New(kubernetes.Options{
+	options := kubernetes.Options{
 		Client: client, Store: d.store, NodeName: d.config.nodeName, ProxyName: d.config.source.proxyName,
 		Pods: d.config.socketLB != "off", Advice: connection.Advice(), Log: d.log,
-	})
+	}
+	if d.config.dsr() {
+		if options.Metadata, err = connection.Metadata(); err != nil {
+			return err
+		}
+	}
+	d.source = kubernetes.New(options)
 	return nil
 }

@@ -64,6 +64,7 @@ func (d *daemon) post() {
 		d.events.Report(state.Problems, now)
 	}
 	failure := d.source.Failure()
+	forwarding := d.forwarding()
 	attachments, changes, writes := d.attacher.Attachments(), d.attacher.Changes(), d.applier.Writes()
 	d.board.Change(func(s *status.Snapshot) {
 		s.Sync = syncOf(state, now)
@@ -74,6 +75,7 @@ func (d *daemon) post() {
 		s.Problems = problemsOf(state.Problems)
 		s.Attachments = attachmentsOf(attachments)
 		s.Foreign = foreignOf(d.foreign.Found())
+		s.Forwarding = forwarding
 		if d.closer != nil {
 			s.Sockets.Closed = d.closer.Closed()
 		}

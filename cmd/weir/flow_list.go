@@ -24,7 +24,7 @@ type flowView struct {
 	Action   string         `json:"action"`
 	Idle     time.Duration  `json:"idleNanoseconds"` // since either side was last heard
 	Embryo   bool           `json:"embryo"`          // may be evicted by younger ones
-	Whole    bool           `json:"whole"`           // both halves are there
+	Whole    bool           `json:"whole"`           // all halves are there: both, or the one of a flow whose backend answers past this node
 }
 
 // flowTable is one of the tables of flows, as it was read.
@@ -40,6 +40,10 @@ func (t flowTable) views(names map[uint32]string, clock clock) []flowView {
 	for key, flow := range t.flows {
 		if flow.Action&^maps.FlowEnded == maps.FlowForeign {
 			views = append(views, t.viewForeign(key, flow, clock))
+			continue
+		}
+		if flow.Action&^maps.FlowEnded == maps.FlowTunnel {
+			views = append(views, t.viewTunnel(key, flow, names, clock))
 			continue
 		}
 		other := otherKey(key, flow)
@@ -80,6 +84,13 @@ func (t flowTable) view(key maps.FlowKey, flow maps.Flow, names map[uint32]strin
 		Idle:     clock.since(flow.LastSeen),
 		Embryo:   t.embryo,
 	}
+}
+
+// viewTunnel returns a flow whose packets go to the backend's node as the client has sent them. It has one half.
+func (t flowTable) viewTunnel(key maps.FlowKey, flow maps.Flow, names map[uint32]string, clock clock) flowView {
+	view := t.view(key, flow, names, clock)
+	view.Source, view.Whole = view.Client, true
+	return view
 }
 
 // viewForeign returns a flow that is not ours: its one entry is keyed by what comes in.
@@ -153,6 +164,8 @@ func viewAction(action maps.FlowAction) string {
 		return "foreign"
 	case maps.FlowHost:
 		return "host"
+	case maps.FlowTunnel:
+		return "tunnel"
 	default:
 		return fmt.Sprintf("action %d", action)
 	}

@@ -109,6 +109,29 @@ func TestForeignView(t *testing.T) {
 	}
 }
 
+// TestTunnelView: the one half is the whole flow, and the backend sees the client.
+func TestTunnelView(t *testing.T) {
+	table := flowTable{flows: map[maps.FlowKey]maps.Flow{
+		{Tuple: tupleOf("192.0.2.10:40000", "203.0.113.1:80"), Protocol: 6}: {
+			To: tupleOf("198.51.100.1:0", "10.0.2.5:8080"), Service: 7, LastSeen: 990,
+			Action: maps.FlowTunnel | maps.FlowEnded, Half: maps.FlowHalfForward, State: maps.FlowEstablished,
+		},
+	}}
+	want := []flowView{{
+		Protocol: "TCP", Edge: "node", Client: netip.MustParseAddrPort("192.0.2.10:40000"),
+		Frontend: netip.MustParseAddrPort("203.0.113.1:80"), Source: netip.MustParseAddrPort("192.0.2.10:40000"),
+		Backend: netip.MustParseAddrPort("10.0.2.5:8080"), Service: "default/web:/TCP/IPv4",
+		State: "established", Action: "tunnel", Idle: 10 * time.Millisecond, Whole: true,
+	}}
+	got := table.views(map[uint32]string{7: "default/web:/TCP/IPv4"}, clock{now: 1000, tick: time.Millisecond})
+	if difference := diff(want, got); difference != "" {
+		t.Error(difference)
+	}
+	if state := got[0].describeState(); state != "established, tunnel" {
+		t.Errorf("its state reads %q", state)
+	}
+}
+
 // TestClockWraps measures an age across the 2^32nd jiffy.
 func TestClockWraps(t *testing.T) {
 	if got := (clock{now: 10, tick: time.Millisecond}).since(0xfffffff6); got != 20*time.Millisecond {

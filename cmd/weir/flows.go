@@ -144,10 +144,14 @@ func printFlows(out io.Writer, flows []flowView, total int) {
 
 // describeState says in one cell where a flow is in its life.
 func (f flowView) describeState() string {
-	if !f.Whole {
+	switch {
+	case !f.Whole:
 		return f.State + ", half"
+	case f.Action == viewAction(maps.FlowTunnel):
+		return f.State + ", tunnel"
+	default:
+		return f.State
 	}
-	return f.State
 }
 
 // orDash shows that there is nothing.

@@ -44,6 +44,7 @@ type backendView struct {
 	Index        uint32      `json:"index"`
 	Address      string      `json:"address"`
 	Local        bool        `json:"local"`
+	Tunnel       bool        `json:"tunnel"` // packets from outside go to its node in a tunnel
 	Terminating  bool        `json:"terminating"`
 	Open         int32       `json:"open"`        // flows, and connected sockets of the socket edge
 	Quarantined  bool        `json:"quarantined"` // silent: new flows go to others

@@ -165,6 +165,7 @@ func readBackend(set *maps.Set, index uint32) (backendView, error) {
 		Index:       index,
 		Address:     netip.AddrPortFrom(record.Address.Addr(), record.Port).String(),
 		Local:       record.Flags&maps.BackendLocal != 0,
+		Tunnel:      record.Flags&maps.BackendTunnel != 0,
 		Terminating: record.Flags&maps.BackendTerminating != 0,
 		Open:        load.Open(),
 		Quarantined: quarantined,

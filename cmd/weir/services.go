@@ -132,8 +132,11 @@ func printService(out io.Writer, s serviceView) {
 	t := newTable(out, "  BACKEND", "WHERE", "STATE", "INSIDE", "OUTSIDE", "OPEN", "FLOWS", "FLOWS/S", "PACKETS/S", "IN/S", "OUT/S")
 	for _, b := range s.Backends {
 		where, state := "elsewhere", "ready"
-		if b.Local {
+		switch {
+		case b.Local:
 			where = "here"
+		case b.Tunnel:
+			where = "by tunnel"
 		}
 		if b.Terminating {
 			state = "terminating"

@@ -69,6 +69,7 @@ func printAgent(out io.Writer, agent agentView, coverage *coverageView, now time
 	}
 	fmt.Fprintf(out, "  socket edge: %s\n", describeSockets(agent.Sockets, coverage))
 	fmt.Fprintf(out, "  connections that others translate: %s\n", describeForeign(agent.Foreign))
+	fmt.Fprintf(out, "  backends on other nodes: %s\n", describeForwarding(agent.Forwarding))
 	if len(agent.Attachments) == 0 {
 		return
 	}
@@ -114,6 +115,18 @@ func describeSockets(s status.Sockets, coverage *coverageView) string {
 		serves += ", not proven: " + coverage.Reason
 	}
 	return strings.Join(append([]string{serves}, s.Reasons...), "; ")
+}
+
+// describeForwarding says in one line how packets come to backends on other nodes.
+func describeForwarding(f status.Forwarding) string {
+	switch {
+	case f.Mode != forwardDSR:
+		return "SNAT"
+	case !f.Sends:
+		return "SNAT, until other nodes know where tunnels of this one come from (--forward dsr)"
+	default:
+		return fmt.Sprintf("in tunnels to %d nodes that take part in DSR, SNAT to others", f.Nodes)
+	}
 }
 
 // describeForeign says in a few words what was there before.

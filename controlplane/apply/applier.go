@@ -4,7 +4,7 @@
 //
 //  1. source ranges that are new
 //  2. whose flows end, or do not after all
-//  3. backends that are new
+//  3. backends that are new; then, where tunnels lead to them, their targets
 //  4. tables, in free ranges of the arena
 //  5. a service record at a free index, and its name
 //  6. frontends, each replaced in place, as one aligned 64-bit value
@@ -35,7 +35,9 @@ type Applier struct {
 	kernel *kernelWriter
 	write  writer
 	grace  func() error
-	fixed  uint32 // size of Maglev tables; 0: as many slots as the backends need
+	fixed  uint32      // size of Maglev tables; 0: as many slots as the backends need
+	send   func() bool // packets may be sent in tunnels
+	take   func() bool // and are taken out of those of others
 
 	mu      sync.Mutex
 	state   *state                          // nil: a write has failed, the maps are to be read back
@@ -60,7 +62,7 @@ func New(set *maps.Set, log *zap.Logger, options ...Option) (*Applier, error) {
 func open(set *maps.Set, log *zap.Logger, grace func() error, options ...Option) (*Applier, error) {
 	kernel := &kernelWriter{}
 	a := &Applier{
-		set: set, log: log, kernel: kernel, write: kernel, grace: grace,
+		set: set, log: log, kernel: kernel, write: kernel, grace: grace, send: never, take: never,
 		wanted: map[compile.ID]*compile.Service{}, leftOut: map[compile.ID]*shortage{},
 	}
 	for _, option := range options {
@@ -108,6 +110,9 @@ func (a *Applier) problems() []compile.Problem {
 	var problems []compile.Problem
 	for _, id := range slices.SortedFunc(gomaps.Keys(a.leftOut), compile.ID.Compare) {
 		problems = append(problems, a.leftOut[id].problem(id, a.state.services[id] != nil))
+	}
+	if a.state != nil {
+		problems = append(problems, a.state.targets.problem()...)
 	}
 	return problems
 }

@@ -66,7 +66,10 @@ func (a *Applier) converge(changed []*compile.Service, removed []compile.ID) err
 	if err := c.releaseClaimed(); err != nil {
 		return err
 	}
-	return c.placeLeftOut()
+	if err := c.placeLeftOut(); err != nil {
+		return err
+	}
+	return c.openLeftOut()
 }
 
 // listAll takes in what the services say of their backends, and writes the flags that change.
@@ -79,25 +82,7 @@ func (c *change) listAll(changed []*compile.Service, removed []compile.ID) error
 	for _, want := range changed {
 		concerned = append(concerned, c.state.list(want.ID, want)...)
 	}
-	return c.writeFlags(concerned)
-}
-
-// writeFlags writes the records of those backends whose flags are not what they should be.
-func (a *Applier) writeFlags(backends []*backend) error {
-	for _, b := range backends {
-		if err := a.writeFlagsOf(b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (a *Applier) writeFlagsOf(b *backend) error {
-	if b.index == 0 || b.flags() == b.record.Flags {
-		return nil
-	}
-	b.record.Flags = b.flags()
-	return a.write.put(a.set.Backends, b.index, &b.record)
+	return c.writeBackends(slices.Values(concerned))
 }
 
 // isHeld tells whether a frontend is about to be taken over, and must lead somewhere until then.
@@ -135,7 +120,7 @@ func (c *change) remove(gone *service) error {
 	if err := c.dismiss(gone.id, nil); err != nil {
 		return err
 	}
-	return c.writeFlags(c.state.depart(gone))
+	return c.writeBackends(slices.Values(c.state.depart(gone)))
 }
 
 // place gives a service what it wants, or notes what there is no room for, and leaves it as it was.
@@ -188,7 +173,7 @@ func (c *change) writeRecord(p *plan) error {
 	if err := c.resumeOrphans(p.backends); err != nil {
 		return err
 	}
-	if err := c.writeFlags(p.backends); err != nil {
+	if err := c.writeBackends(slices.Values(p.backends)); err != nil {
 		return err
 	}
 	for _, t := range p.newTables {
@@ -308,7 +293,7 @@ func (c *change) dropUnled(old *record) error {
 	of.others = slices.Delete(of.others, i, i+1)
 	gone := c.state.retire(old)
 	c.state.retired = append(c.state.retired, retiree{index: old.index})
-	if err := c.writeFlags(gone); err != nil {
+	if err := c.writeBackends(slices.Values(gone)); err != nil {
 		return err
 	}
 	return c.write.delete(c.set.ServiceNames, old.index)
@@ -376,10 +361,8 @@ func (a *Applier) clearStrays() error {
 	if err := a.clearStraySources(); err != nil {
 		return err
 	}
-	for _, b := range a.state.backends {
-		if err := a.writeFlagsOf(b); err != nil {
-			return err
-		}
+	if err := a.clearStrayTargets(); err != nil {
+		return err
 	}
-	return nil
+	return a.writeBackends(a.state.all())
 }

@@ -117,6 +117,9 @@ func (h *history) look() {
 			h.fail("record %d was used again within a grace period: %+v, %v, was %+v", held.index, got, err, held.answer)
 		}
 	}
+	if err := checkTargets(h.set, false); err != nil {
+		h.fail("%v", err)
+	}
 	for _, c := range h.flows {
 		var b maps.Backend
 		if err := h.set.Backends.Lookup(c.backend, &b); err != nil {
@@ -148,6 +151,7 @@ func (h *history) random(n int) compile.Service {
 	case 2:
 		for i := range want.Inside {
 			want.Inside[i].Local = h.IntN(2) == 0
+			want.Inside[i].Tunnel = !want.Inside[i].Local && h.IntN(2) == 0
 		}
 	case 3:
 		want.Inside = slices.Clone(want.Inside)
@@ -318,6 +322,9 @@ func (h *history) settle(problems []compile.Problem) {
 		leftOut[problem.Object] = true
 	}
 	isLeftOut := func(id compile.ID) bool { return leftOut["Service "+id.Namespace+"/"+id.Name] }
+	if err := errors.Join(checkTargets(h.set, true), checkFlags(h.set, slices.Collect(mapValues(h.desired)))); err != nil {
+		h.fail("%v", err)
+	}
 	leads, owners := map[maps.FrontendKey]answer{}, map[maps.FrontendKey]compile.ID{}
 	claimed := map[maps.FrontendKey]compile.ID{}
 	for id, want := range h.desired {

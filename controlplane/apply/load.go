@@ -86,6 +86,9 @@ func (l *reading) read(set *maps.Set) error {
 	if l.endings, err = readEndings(set); err != nil {
 		return err
 	}
+	if l.targets, err = readTargets(set); err != nil {
+		return err
+	}
 	return maps.Each(set.Frontends, func(key maps.FrontendKey, value maps.Frontend) bool {
 		l.addFrontend(key, value)
 		return true

@@ -242,13 +242,78 @@ func (s *steps) table(at maps.SlotRange, backends []uint32) error {
 // stepped returns an applier whose writes the test sees. Grace periods take no time.
 func stepped(t testing.TB, set *maps.Set) (*Applier, *steps) {
 	t.Helper()
-	a, err := open(set, zap.NewNop(), func() error { return nil })
+	a, err := open(set, zap.NewNop(), func() error { return nil }, Tunnels(func() bool { return true }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &steps{kernelWriter: a.kernel, left: -1}
 	a.write = w
 	return a, w
+}
+
+// checkTargets checks that tunnels lead to backends of this node, as their records say. Where all shall be there, none of
+// those is without.
+func checkTargets(set *maps.Set, all bool) error {
+	there := map[uint32]maps.TunnelTarget{}
+	err := maps.Each(set.TunnelTargets, func(key maps.TunnelTarget, index uint32) bool {
+		there[index] = key
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for index, target := range there {
+		var b maps.Backend
+		if err := set.Backends.Lookup(index, &b); err != nil {
+			return err
+		}
+		if target != targetOf(b) || b.Generation == 0 || b.Flags&maps.BackendLocal == 0 {
+			return fmt.Errorf("a tunnel to %+v leads to backend %d, which is %+v", target, index, b)
+		}
+	}
+	if !all {
+		return nil
+	}
+	var missing error
+	err = maps.Each(set.Backends, func(index uint32, b maps.Backend) bool {
+		if _, known := there[index]; !known && b.Flags&maps.BackendLocal != 0 {
+			missing = fmt.Errorf("no tunnel leads to backend %d: %+v", index, b)
+		}
+		return missing == nil
+	})
+	return errors.Join(err, missing)
+}
+
+// targetOf returns where a tunnel to a backend leads.
+func targetOf(b maps.Backend) maps.TunnelTarget {
+	return maps.TunnelTargetOf(netip.AddrPortFrom(b.Address.Addr(), b.Port), b.Protocol)
+}
+
+// checkFlags checks what the records of listed backends say of where they are.
+func checkFlags(set *maps.Set, all []compile.Service) error {
+	local, direct := map[maps.TunnelTarget]bool{}, map[maps.TunnelTarget]bool{}
+	listed := map[maps.TunnelTarget]bool{}
+	for _, want := range all {
+		for _, b := range slices.Concat(want.Inside, want.Outside) {
+			target := maps.TunnelTargetOf(b.Address, uint8(want.ID.Protocol))
+			listed[target] = true
+			local[target] = local[target] || b.Local
+			direct[target] = direct[target] || !b.Tunnel
+		}
+	}
+	var wrong error
+	err := maps.Each(set.Backends, func(index uint32, b maps.Backend) bool {
+		target := targetOf(b)
+		if !listed[target] || b.Generation == 0 || b.Flags&maps.BackendGone != 0 {
+			return true
+		}
+		tunnel := !direct[target] && !local[target]
+		if b.Flags&maps.BackendLocal != 0 != local[target] || b.Flags&maps.BackendTunnel != 0 != tunnel {
+			wrong = fmt.Errorf("backend %d is %+v; local %v, by tunnel %v", index, b, local[target], tunnel)
+		}
+		return wrong == nil
+	})
+	return errors.Join(err, wrong)
 }
 
 // sweepAll makes sweeps that meet no flow, so that all that leaves is given back.
@@ -271,7 +336,7 @@ func sweepAll(t testing.TB, a *Applier, epoch *uint32) {
 func checkTidy(t testing.TB, a *Applier, all []compile.Service) {
 	t.Helper()
 	frontends, blocks := 0, uint32(0)
-	backends := map[backendKey]struct{}{}
+	backends, local := map[backendKey]struct{}{}, map[backendKey]struct{}{}
 	for _, want := range all {
 		frontends += len(want.Frontends)
 		blocks += maps.BlocksOf(uint32(len(slotsOf(want.Inside, want.InsideAlgorithm)))) +
@@ -284,6 +349,9 @@ func checkTidy(t testing.TB, a *Applier, all []compile.Service) {
 		}
 		for _, b := range slices.Concat(want.Inside, want.Outside) {
 			backends[backendKeyOf(b.Address, want.ID.Protocol)] = struct{}{}
+			if b.Local && a.take() {
+				local[backendKeyOf(b.Address, want.ID.Protocol)] = struct{}{}
+			}
 		}
 	}
 	use, s := a.Arena(), a.state
@@ -295,6 +363,7 @@ func checkTidy(t testing.TB, a *Applier, all []compile.Service) {
 		{"names", countOf[uint32, maps.ServiceName](t, a.set.ServiceNames, nil), len(all)},
 		{"backends", countOf[uint32](t, a.set.Backends, func(b maps.Backend) bool { return b.Generation != 0 }), len(backends)},
 		{"gone backends", countOf[uint32](t, a.set.Backends, func(b maps.Backend) bool { return b.Flags&maps.BackendGone != 0 }), 0},
+		{"tunnel targets", countOf[maps.TunnelTarget, uint32](t, a.set.TunnelTargets, nil), len(local)},
 		{"known backends", len(s.backends), len(backends)},
 		{"slot blocks in use", int(use.Blocks - 1 - use.Free), int(blocks)},
 		{"record indices in use", s.records.size() - s.records.room(), len(all)},

@@ -35,6 +35,14 @@ func prefixHistory() []moment {
 	heavier := heavy
 	heavier.Inside = slices.Clone(heavy.Inside)
 	heavier.Inside[0].Weight = 2
+	here := three // backends of this node, and one on another that tunnels lead to; then the other way round
+	here.Inside = slices.Clone(three.Inside)
+	here.Inside[0].Local, here.Inside[1].Local, here.Inside[2].Tunnel = true, true, true
+	there := here
+	there.Inside = slices.Clone(here.Inside)
+	there.Inside[1].Local, there.Inside[1].Tunnel = false, true
+	there.Inside[2].Local, there.Inside[2].Tunnel = true, false
+	there.Outside, here.Outside = there.Inside, here.Inside
 	return []moment{
 		{what: "first services", all: []compile.Service{web(1, 1, 2), web(2), three}},
 		{what: "endpoints come and go", all: []compile.Service{web(1, 2, 5), web(2, 1), at(web(3), 3, 13)}},
@@ -46,6 +54,8 @@ func prefixHistory() []moment {
 		{what: "one table changes", all: []compile.Service{inside, web(2, 1, 6), three, list}},
 		{what: "affinity comes", all: []compile.Service{inside, sticky, heavy}},
 		{what: "affinity and weights change", all: []compile.Service{apart, heavier}},
+		{what: "backends of this node come", all: []compile.Service{apart, here}},
+		{what: "one leaves it, one comes", all: []compile.Service{web(2, 1, 6), there}},
 		{what: "services go", all: []compile.Service{web(2, 1, 6)}},
 		{what: "sweeps", sweep: true},
 		{what: "others take their places", all: []compile.Service{web(5, 8, 9), at(web(6, 1, 9), 6, 1), web(2, 6)}},
@@ -126,6 +136,9 @@ func answers(all []compile.Service) map[maps.FrontendKey]answer {
 func (l *life) look() {
 	l.t.Helper()
 	before, after := answers(l.before), answers(l.after)
+	if err := checkTargets(l.set, false); err != nil {
+		l.t.Fatalf("%s, after %d writes: %v", l.what, l.steps.made, err)
+	}
 	if l.held == nil {
 		l.held = map[found]view{}
 	}
@@ -162,6 +175,9 @@ func TestEveryPrefixOfTheWritesIsWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkServed(t, whole.set, whole.after...)
+		if err := errors.Join(checkTargets(whole.set, true), checkFlags(whole.set, whole.after)); err != nil {
+			t.Fatalf("%s: %v", m.what, err)
+		}
 	}
 	total := whole.steps.made
 	if total < 100 {
@@ -196,6 +212,9 @@ func (l *life) succeed(stop int) {
 	l.applier, l.steps = stepped(l.t, l.set)
 	mustSync(l.t, l.applier, l.after...)
 	checkServed(l.t, l.set, l.after...)
+	if err := errors.Join(checkTargets(l.set, true), checkFlags(l.set, l.after)); err != nil {
+		l.t.Error(err)
+	}
 	again, _ := stepped(l.t, l.set)
 	mustSync(l.t, again, l.after...)
 	if writes := again.Writes(); writes != 0 {

@@ -239,6 +239,9 @@ func (a *Applier) free(l *leaving) error {
 		return a.freeService(l.service)
 	}
 	b := l.backend
+	if err := a.closeTarget(b); err != nil {
+		return err
+	}
 	if err := a.clearTraffic(a.set.BackendStats, b.index); err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package apply
 
 import (
+	"iter"
+	gomaps "maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -17,6 +19,7 @@ type state struct {
 	frontends map[maps.FrontendKey]lead
 	listings  map[compile.ID][]listing // what the desired services say of their backends
 	sources   sources
+	targets   targets
 	fixed     uint32             // see table
 	endings   map[uint32]endings // by service id
 	strays    []*service         // with frontends, but of no name that can be read
@@ -108,7 +111,7 @@ type backend struct {
 	tables  int32        // that name it
 	leaving *leaving
 
-	listed, local, terminating int32 // by how many desired services, and as what
+	listed, local, terminating, tunnel int32 // by how many desired services, and as what
 }
 
 // at is where the backend is.
@@ -127,18 +130,23 @@ func (b *backend) at() netip.AddrPort { return b.key().at() }
 
 // listing is what a desired service says of a backend.
 type listing struct {
-	backend            *backend
-	local, terminating bool
+	backend                    *backend
+	local, terminating, tunnel bool
 }
 
-// flags are those that the map's record should have. Services may disagree while their EndpointSlices change: a
-// backend is local if one says so, and terminating if all do. It is gone when no table names it.
-func (b *backend) flags() uint32 {
+// flags are those that the map's record should have, where packets are sent in tunnels or not. Services may disagree while
+// their EndpointSlices change: a backend is local if one says so, and terminating, or reached by tunnel, if all do. It is
+// gone when no table names it.
+func (b *backend) flags(send bool) uint32 {
+	was := b.record.Flags
+	if !send {
+		was &^= maps.BackendTunnel
+	}
 	if b.tables == 0 {
-		return b.record.Flags | maps.BackendGone
+		return was | maps.BackendGone
 	}
 	if b.listed == 0 { // those whose tables name it are about to go, or not known yet
-		return b.record.Flags &^ maps.BackendGone
+		return was &^ maps.BackendGone
 	}
 	flags := uint32(0)
 	if b.local > 0 {
@@ -146,6 +154,9 @@ func (b *backend) flags() uint32 {
 	}
 	if b.terminating == b.listed {
 		flags |= maps.BackendTerminating
+	}
+	if send && b.tunnel == b.listed && b.local == 0 {
+		flags |= maps.BackendTunnel
 	}
 	return flags
 }
@@ -158,6 +169,9 @@ func (b *backend) count(said listing, by int32) {
 	}
 	if said.terminating {
 		b.terminating += by
+	}
+	if said.tunnel {
+		b.tunnel += by
 	}
 }
 
@@ -197,10 +211,11 @@ func (s *state) listingsOf(want compile.Service) []listing {
 			if !twice {
 				i = len(said)
 				at[b] = i
-				said = append(said, listing{backend: b, terminating: true})
+				said = append(said, listing{backend: b, terminating: true, tunnel: true})
 			}
 			said[i].local = said[i].local || endpoint.Local
 			said[i].terminating = said[i].terminating && endpoint.Terminating
+			said[i].tunnel = said[i].tunnel && endpoint.Tunnel
 		}
 	}
 	return said
@@ -215,6 +230,9 @@ func (s *state) backend(key backendKey) *backend {
 	}
 	return b
 }
+
+// all returns the backends, in any order.
+func (s *state) all() iter.Seq[*backend] { return gomaps.Values(s.backends) }
 
 // forget drops a backend that is neither listed nor in the maps.
 func (s *state) forget(b *backend) {

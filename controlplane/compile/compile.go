@@ -36,6 +36,10 @@ type Node struct {
 	// somebody's VIP, whatever an external address says (rule E14).
 	Addresses map[netip.Addr]struct{}
 	Own       []netip.Addr // those of this node
+
+	// Tunnels are the names of the other nodes that take packets for their endpoints out of tunnels; none where this one
+	// sends none.
+	Tunnels map[string]struct{}
 }
 
 // Result is what a Service asks for.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
 )
 
 // portKey names the endpoints of one Service port in one family. A targetPort is never resolved here: the
@@ -24,6 +25,7 @@ type endpoint struct {
 	serving     bool
 	terminating bool
 	local       bool
+	tunnel      bool
 	zoneHints   []discoveryv1.ForZone
 	nodeHints   []discoveryv1.ForNode
 	weight      uint32 // 0 with all others, where no endpoint of the Service has been given one
@@ -184,14 +186,16 @@ func (r *sliceReader) readAddress(text string) (address netip.Addr, usable bool)
 // readEndpoint reads conditions, place and hints (rules E04 to E06).
 func (r *sliceReader) readEndpoint(source *discoveryv1.Endpoint, address netip.Addr) endpoint {
 	r.table.addresses = append(r.table.addresses, address)
-	conditions := source.Conditions
+	conditions, node := source.Conditions, ptr.Deref(source.NodeName, "")
+	_, tunnel := r.in.Node.Tunnels[node]
 	e := endpoint{
 		address:     netip.AddrPortFrom(address, 0),
 		ready:       conditions.Ready == nil || *conditions.Ready,
 		serving:     conditions.Serving == nil || *conditions.Serving,
 		terminating: conditions.Terminating != nil && *conditions.Terminating,
-		local:       source.NodeName != nil && *source.NodeName != "" && *source.NodeName == r.in.Node.Name,
+		local:       node != "" && node == r.in.Node.Name,
 	}
+	e.tunnel = tunnel && node != "" && !e.local
 	e.weight = r.table.weights.of(address, r.weight)
 	if source.Hints != nil {
 		e.zoneHints, e.nodeHints = source.Hints.ForZones, source.Hints.ForNodes

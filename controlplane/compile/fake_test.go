@@ -18,14 +18,14 @@ import (
 )
 
 // newWorld starts an agent for a node.
-func newWorld(node, proxyName string) *world {
+func newWorld(node, proxyName string, dsr bool) *world {
 	w := &world{
 		store: store.New(0), maps: &fakeMaps{services: map[compile.ID]compile.Service{}},
 		addresses: &fakeAddresses{held: map[netip.Prefix]weirmaps.ClusterIPUse{}},
 	}
 	w.controller = controlplane.New(controlplane.Options{
 		SNATPorts: compile.PortRange{First: 61000, Last: 65535},
-		Store:     w.store, Applier: w.maps, Addresses: w.addresses, NodeName: node, ProxyName: proxyName, Log: zap.NewNop(),
+		Store:     w.store, Applier: w.maps, Addresses: w.addresses, NodeName: node, ProxyName: proxyName, DSR: dsr, Log: zap.NewNop(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

@@ -20,7 +20,7 @@ import (
 
 // TestRules runs testdata/*.txtar, a file for each rule of semantics.md. In a script,
 //
-//	compile [-node NAME] [-proxy-name NAME] FILE...
+//	compile [-node NAME] [-proxy-name NAME] [-forward snat|dsr] FILE...
 //
 // makes the files all the objects that there are, and prints what the maps then hold and what is wrong. What an
 // earlier compile of the same script brought goes, as it would with a live change; the outcome must be the same as
@@ -53,13 +53,15 @@ func runCompile(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
 		ts.Fatalf("compile has no negation")
 	}
-	node, proxyName := "n1", ""
+	node, proxyName, dsr := "n1", "", false
 	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
 		switch args[0] {
 		case "-node":
 			node = args[1]
 		case "-proxy-name":
 			proxyName = args[1]
+		case "-forward":
+			dsr = args[1] == "dsr"
 		default:
 			ts.Fatalf("unknown option %s", args[0])
 		}
@@ -70,14 +72,14 @@ func runCompile(ts *testscript.TestScript, neg bool, args []string) {
 		content[name] = []byte(ts.ReadFile(name))
 	}
 	worlds := ts.Value(worldsKey{}).(map[string]*world)
-	id := node + "/" + proxyName
+	id := fmt.Sprintf("%s/%s/%v", node, proxyName, dsr)
 	if worlds[id] == nil {
-		worlds[id] = newWorld(node, proxyName)
+		worlds[id] = newWorld(node, proxyName, dsr)
 		ts.Defer(worlds[id].stop)
 	}
 	live, err := worlds[id].become(content)
 	ts.Check(err)
-	fresh := newWorld(node, proxyName)
+	fresh := newWorld(node, proxyName, dsr)
 	defer fresh.stop()
 	anew, err := fresh.become(content)
 	ts.Check(err)
@@ -216,6 +218,9 @@ func describeBackends(out io.Writer, side string, backends []compile.Backend) {
 		}
 		if backend.Terminating {
 			line += " terminating"
+		}
+		if backend.Tunnel {
+			line += " tunnel"
 		}
 		if backend.Weight != 0 {
 			line += fmt.Sprintf(" weight %d", backend.Weight)

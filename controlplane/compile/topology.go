@@ -66,7 +66,7 @@ func choose(endpoints []endpoint, usable, placed func(endpoint) bool) []Backend 
 		if backends == nil {
 			backends = make([]Backend, 0, len(endpoints)-i)
 		}
-		backends = append(backends, Backend{Address: e.address, Local: e.local, Terminating: e.terminating, Weight: e.weight})
+		backends = append(backends, Backend{Address: e.address, Local: e.local, Terminating: e.terminating, Tunnel: e.tunnel, Weight: e.weight})
 	}
 	return fitting(backends)
 }

@@ -173,6 +173,7 @@ type Backend struct {
 	Address     netip.AddrPort
 	Local       bool   // on this node (rule E05)
 	Terminating bool   // serving, but about to go (rule E11)
+	Tunnel      bool   // on another node, which takes its packets out of tunnels (DSR)
 	Weight      uint32 // its share of new flows, relative to the others'; those of one list may be equal, all 0 included
 }
 

@@ -130,6 +130,23 @@ func primaryAddress(devices map[int]*device, roles map[int]role, ipv6 bool) neti
 	return best
 }
 
+// bridgedPrefixes returns the networks behind bridges that lead to this node's pods alone, sorted.
+func bridgedPrefixes(devices map[int]*device, roles map[int]role) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for index, d := range devices {
+		if !roles[index].toPods {
+			continue
+		}
+		for _, a := range d.addresses {
+			if a.isGlobal() && !a.isHost() {
+				prefixes = append(prefixes, a.prefix.Masked())
+			}
+		}
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	return slices.Compact(prefixes)
+}
+
 // inOrder returns the devices in order of their indices.
 func inOrder(devices map[int]*device) []*device {
 	ordered := make([]*device, 0, len(devices))

@@ -209,8 +209,9 @@ func (m *Manager) scheduleRetry(hadFailed bool) {
 // publish tells others what there is to tell.
 func (m *Manager) publish(view picture) {
 	problems := m.findProblems(view)
+	ends := compile.TunnelEnds{Sources: m.records.sources(), Prefixes: bridgedPrefixes(m.state.devices, view.roles)}
 	m.mu.Lock()
-	m.problems = problems
+	m.problems, m.ends = problems, ends
 	m.mu.Unlock()
 	if m.options.Changed != nil {
 		m.options.Changed()

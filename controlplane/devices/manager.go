@@ -70,6 +70,7 @@ type Manager struct {
 	said     []netip.Addr  // primary, as it was said last
 	heard    chan struct{} // holds a token while that is new
 	problems []compile.Problem
+	ends     compile.TunnelEnds
 }
 
 // New looks at all devices of the calling thread's network namespace and subscribes to their changes. It fails if
@@ -179,6 +180,14 @@ func (m *Manager) SetPrimary(addresses []netip.Addr) {
 // ChangeBackends says where backends of other nodes are that have come or, where it is false, left: the next hops toward
 // those that are there are kept resolved. Before the first call it is not known that there are none. The map is given away.
 func (m *Manager) ChangeBackends(backends map[weirmaps.Address]bool) { m.hops.follow(backends) }
+
+// TunnelEnds returns the addresses that packets of this node get on the devices of the node edge where programs choose them,
+// and the prefixes of its pods that bridges connect; nothing before Ready. It is not to be modified.
+func (m *Manager) TunnelEnds() compile.TunnelEnds {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ends
+}
 
 // Problems lists what is wrong with devices: named but not there, not attached.
 func (m *Manager) Problems() []compile.Problem {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -96,6 +97,23 @@ func (r *records) setAddresses(wanted map[netip.Addr]uint32) (failed error) {
 		r.writes++
 	}
 	return failed
+}
+
+// sources returns the addresses that stand for the node on the node edge, sorted.
+func (r *records) sources() []netip.Addr {
+	var all []netip.Addr
+	for _, device := range r.devices {
+		if device.Edge != weirmaps.EdgeNode {
+			continue
+		}
+		for _, address := range []weirmaps.Address{device.Ipv4, device.Ipv6} {
+			if !address.IsZero() {
+				all = append(all, address.Addr())
+			}
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
 }
 
 // keepEdgeID notes the id that was given to a pod edge last, for a successor.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,6 +33,7 @@ type Snapshot struct {
 	Attachments   []Attachment `json:"attachments"`
 	Sockets       Sockets      `json:"sockets"`
 	Foreign       *Foreign     `json:"foreign"` // null: not looked for yet
+	Forwarding    Forwarding   `json:"forwarding"`
 	Changes       Changes      `json:"changes"`
 	Sync          Sync         `json:"sync"`
 	Problems      []Problem    `json:"problems"`
@@ -72,6 +74,14 @@ type Sockets struct {
 type Foreign struct {
 	Connections int `json:"connections"` // to frontends
 	Answers     int `json:"answers"`     // that come to a port of the node which could be ours
+}
+
+// Forwarding is how packets from outside come to backends on other nodes.
+type Forwarding struct {
+	Mode    string       `json:"mode"`              // "snat" or "dsr"
+	Sends   bool         `json:"sends"`             // packets go in tunnels, where a backend's node takes part
+	Nodes   int          `json:"nodes"`             // others that take part
+	Sources []netip.Addr `json:"sources,omitempty"` // where tunnels of this node come from
 }
 
 // Changes counts what this agent has done to programs on devices. Where it found everything as it should be, nothing.

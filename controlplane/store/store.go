@@ -19,6 +19,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 )
@@ -200,6 +201,28 @@ func (s *Store) All() []Item {
 		items = append(items, s.item(key))
 	}
 	return sorted(items)
+}
+
+// OnNodes returns the Services that have an endpoint on one of those nodes, in order of their keys, without taking any work.
+// It looks at all endpoints.
+func (s *Store) OnNodes(names map[string]struct{}) []Item {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var items []Item
+	for key, list := range s.byOwner {
+		if _, there := s.services[key]; there && slices.ContainsFunc(list, func(slice *discoveryv1.EndpointSlice) bool { return isOn(slice, names) }) {
+			items = append(items, s.item(key))
+		}
+	}
+	return sorted(items)
+}
+
+// isOn tells whether a slice has an endpoint on one of those nodes.
+func isOn(slice *discoveryv1.EndpointSlice, names map[string]struct{}) bool {
+	return slices.ContainsFunc(slice.Endpoints, func(e discoveryv1.Endpoint) bool {
+		_, is := names[ptr.Deref(e.NodeName, "")]
+		return is
+	})
 }
 
 // Get returns one Service.

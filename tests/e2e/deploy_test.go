@@ -58,13 +58,35 @@ func chartPath(t *testing.T) string {
 	return path
 }
 
-// TestHelmRendersWhatKustomizeDoes: with the values as they are, both deploy the same.
+// TestHelmRendersWhatKustomizeDoes: with the values as they are, both deploy the same; and so they do with DSR.
 func TestHelmRendersWhatKustomizeDoes(t *testing.T) {
-	rendered, err := helm("template", "weir", chartPath(t), "--namespace", "kube-system", "--kube-version", kubernetesVersion)
+	path, err := filepath.Abs(kustomize)
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, err := filepath.Abs(kustomize)
+	t.Run("as they are", func(t *testing.T) { deploysTheSame(t, path) })
+	t.Run("with DSR", func(t *testing.T) { deploysTheSame(t, withComponent(t, path, "dsr"), "--set", "forward=dsr") })
+}
+
+// withComponent returns a kustomization of the user's own, which adds a component to that of a directory.
+func withComponent(t *testing.T, path, component string) string {
+	t.Helper()
+	dir := t.TempDir()
+	own, err := filepath.Rel(dir, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("resources: [%s]\ncomponents: [%s/%s]\n", own, own, component)
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// deploysTheSame compares what kustomize and helm make.
+func deploysTheSame(t *testing.T, path string, values ...string) {
+	t.Helper()
+	rendered, err := helm(append([]string{"template", "weir", chartPath(t), "--namespace", "kube-system", "--kube-version", kubernetesVersion}, values...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,6 +167,7 @@ apiserverEndpoints: ["10.0.0.1:6443", "10.0.0.2:6443"]
 devices: [eth0, "bond*"]
 xdp: off
 socketLB: host
+forward: dsr
 nodePortAddresses: [primary]
 snatPorts: 50000-59999
 logLevel: debug
@@ -165,7 +188,7 @@ config: {healthzBindAddress: "0.0.0.0:20256", nodePortAddresses: null}
 		t.Errorf("the image is %s, pulled %s", agent.Image, agent.ImagePullPolicy)
 	}
 	want := []string{
-		"agent", "--node-name=$(NODE_NAME)", "--config=/etc/weir/config.conf", "--xdp=off", "--socket-lb=host", "--log-level=debug",
+		"agent", "--node-name=$(NODE_NAME)", "--config=/etc/weir/config.conf", "--xdp=off", "--socket-lb=host", "--forward=dsr", "--log-level=debug",
 		"--apiserver-endpoints=10.0.0.1:6443,10.0.0.2:6443", "--devices=eth0,bond*", "--nodeport-addresses=primary",
 		"--snat-ports=50000-59999", "--max-flows=4194304",
 	}

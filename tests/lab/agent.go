@@ -64,7 +64,14 @@ func (l *Lab) NewAgentOn(node *Host, binary string, args ...string) (*Agent, err
 	}
 	l.onClose(func() error { return unix.Unmount(a.BPFFS, unix.MNT_DETACH) })
 	l.onClose(a.end)
-	object, err := NodeYAML(node, ZoneOf(node))
+	sources := ""
+	if takesPartInDSR(args) {
+		var err error
+		if sources, err = node.tunnelSources(); err != nil {
+			return nil, fmt.Errorf("read the addresses of %s: %w", node.Role, err)
+		}
+	}
+	object, err := NodeYAML(node, ZoneOf(node), sources)
 	if err != nil {
 		return nil, err
 	}

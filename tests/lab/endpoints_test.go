@@ -167,7 +167,7 @@ func TestTopologyHints(t *testing.T) {
 // writeNode changes the zone of a node.
 func writeNode(t *testing.T, c *cluster, node *lab.Host, zone string) {
 	t.Helper()
-	object, err := lab.NodeYAML(node, zone)
+	object, err := lab.NodeYAML(node, zone, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,8 +86,9 @@ func (s Service) YAML() (string, error) {
 	return render(s.service(), s.slice(compile.IPv4), s.slice(compile.IPv6))
 }
 
-// NodeYAML renders the Node object of a node. An empty zone leaves out the label.
-func NodeYAML(node *Host, zone string) (string, error) {
+// NodeYAML renders the Node object of a node. An empty zone leaves out the label, no addresses of tunnels the annotation
+// of those that take part in DSR.
+func NodeYAML(node *Host, zone, tunnelSources string) (string, error) {
 	object := &corev1.Node{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
 		ObjectMeta: metav1.ObjectMeta{Name: node.Role},
@@ -98,6 +99,9 @@ func NodeYAML(node *Host, zone string) (string, error) {
 	}
 	if zone != "" {
 		object.Labels = map[string]string{corev1.LabelTopologyZone: zone}
+	}
+	if tunnelSources != "" {
+		object.Annotations = map[string]string{compile.AnnotationDSR: tunnelSources}
 	}
 	return render(object)
 }

@@ -150,6 +150,12 @@ var ipAndUDP = map[compile.Family]int{compile.IPv4: 28, compile.IPv6: 48}
 // pathMTUOf returns the path MTU that a TCP connection uses.
 func pathMTUOf(t *testing.T, conn *lab.Conn) int {
 	t.Helper()
+	return int(tcpInfoOf(t, conn).Pmtu)
+}
+
+// tcpInfoOf returns what the kernel says of a TCP connection.
+func tcpInfoOf(t *testing.T, conn *lab.Conn) *unix.TCPInfo {
+	t.Helper()
 	raw, err := conn.Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
@@ -161,5 +167,5 @@ func pathMTUOf(t *testing.T, conn *lab.Conn) int {
 	}); err != nil || option != nil {
 		t.Fatal(err, option)
 	}
-	return int(info.Pmtu)
+	return info
 }

@@ -149,13 +149,28 @@ func (f Frame) transportLayer(network gopacket.NetworkLayer) gopacket.Serializab
 		SYN: f.TCP.SYN, ACK: f.TCP.ACK, FIN: f.TCP.FIN, RST: f.TCP.RST, PSH: f.TCP.PSH,
 		Seq: f.TCP.Sequence, Ack: f.TCP.Acknowledged, Window: f.TCP.Window,
 	}
-	for _, b := range f.TCP.Options {
-		header.Options = append(header.Options, layers.TCPOption{OptionType: layers.TCPOptionKind(b)})
-	}
+	header.Options = tcpOptions(f.TCP.Options)
 	if err := header.SetNetworkLayerForChecksum(network); err != nil {
 		panic(err)
 	}
 	return header
+}
+
+// tcpOptions returns raw options as layers.
+func tcpOptions(raw []byte) []layers.TCPOption {
+	var options []layers.TCPOption
+	for len(raw) > 0 {
+		length := 1
+		if raw[0] > layers.TCPOptionKindNop {
+			length = int(raw[1])
+		}
+		option := layers.TCPOption{OptionType: layers.TCPOptionKind(raw[0]), OptionLength: uint8(length)}
+		if length > 1 {
+			option.OptionData = raw[2:length]
+		}
+		options, raw = append(options, option), raw[length:]
+	}
+	return options
 }
 
 // udpLayer is a UDP header whose checksum may be left out, and is never 0 otherwise (RFC 768).

@@ -158,7 +158,7 @@ func (w *World) Reset() error {
 	if err := w.KnowConnections(true); err != nil {
 		return err
 	}
-	applier, err := apply.New(w.Maps, zap.NewNop())
+	applier, err := apply.New(w.Maps, zap.NewNop(), apply.Tunnels(func() bool { return true }))
 	w.applier, w.reserve = vips.Follow(applier, w.Maps, true), clusterips.NewWriter(w.Maps)
 	return err
 }
@@ -268,6 +268,24 @@ func (w *World) Reserve(reserved Reserved) error { return w.reserve.Sync(reserve
 // SetInside says whose packets count as inside at the node edge.
 func (w *World) SetInside(prefixes ...netip.Prefix) error {
 	return detectlocal.Write(w.Maps, prefixes)
+}
+
+// TakeTunnels says where tunnels of other nodes may come from.
+func (w *World) TakeTunnels(from ...netip.Addr) error {
+	wanted := map[maps.Address]struct{}{}
+	for _, address := range from {
+		wanted[maps.AddressOf(address)] = struct{}{}
+	}
+	return maps.Hold(w.Maps.TunnelSources, wanted)
+}
+
+// Exempt says which clients no tunnel is for.
+func (w *World) Exempt(clients ...netip.Prefix) error {
+	wanted := map[maps.PrefixKey]struct{}{}
+	for _, prefix := range clients {
+		wanted[maps.PrefixKeyOf(prefix)] = struct{}{}
+	}
+	return maps.Hold(w.Maps.TunnelExempt, wanted)
 }
 
 // KnowConnections says whether foreign flows from before are recorded, as after the agent's start.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/transport"
@@ -101,6 +102,19 @@ func (c Connection) Client() (client kubernetes.Interface, server string, err er
 		return nil, "", fmt.Errorf("make a client for %s: %w", config.Host, err)
 	}
 	return client, config.Host, nil
+}
+
+// Metadata returns a client for what all kinds of objects have in common.
+func (c Connection) Metadata() (metadata.Interface, error) {
+	config, err := c.Config()
+	if err != nil {
+		return nil, err
+	}
+	client, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for %s: %w", config.Host, err)
+	}
+	return client, nil
 }
 
 // Advice is what to do when the server cannot be reached; empty if there is nothing that can be told.

@@ -1,6 +1,6 @@
 // Package kubernetes follows the objects that services are made of on an API server: Services and EndpointSlices with
 // the label selectors of kube-proxy, and the Node that the agent runs on; with a socket edge also that Node's Pods, and the
-// Namespaces with a label for them.
+// Namespaces with a label for them; with DSR also what the annotations of all other Nodes say.
 //
 // What the server last said stays in the store while the server cannot be reached, and the maps outlive the agent
 // besides. Whenever the connection has been lost, the objects are listed anew: those that the list does not have are

@@ -16,16 +16,17 @@ import (
 	"github.com/weir-lb/weir/controlplane/compile"
 )
 
-// resource is a kind of object as the API server's permissions name it.
-type resource struct{ group, name string }
+// resource is a kind of object as the API server's permissions name it, or some of them that are followed apart.
+type resource struct{ group, name, some string }
 
 var (
-	services       = resource{"", "services"}
-	endpointSlices = resource{"discovery.k8s.io", "endpointslices"}
-	nodes          = resource{"", "nodes"}
-	serviceCIDRs   = resource{"networking.k8s.io", "servicecidrs"}
-	pods           = resource{"", "pods"}
-	namespaces     = resource{"", "namespaces"}
+	services       = resource{"", "services", ""}
+	endpointSlices = resource{"discovery.k8s.io", "endpointslices", ""}
+	nodes          = resource{"", "nodes", ""} // the agent's own
+	otherNodes     = resource{"", "nodes", "others"}
+	serviceCIDRs   = resource{"networking.k8s.io", "servicecidrs", ""}
+	pods           = resource{"", "pods", ""}
+	namespaces     = resource{"", "namespaces", ""}
 )
 
 // String returns the resource as kubectl names it.
@@ -97,6 +98,12 @@ func (f *failures) clear(r resource, verb string) {
 
 // explain says what a failure means and what to do.
 func (f *failures) explain(r resource, verb string, err error) compile.Problem {
+	return explain(r, verb, "the ClusterRole of deploy/kustomize, which", "list, watch", f.advice, err)
+}
+
+// explain says what a failure means, and what to do: to give the agent a role that has those verbs, or what is advised where
+// the server cannot be reached.
+func explain(r resource, verb, role, verbs, advice string, err error) compile.Problem {
 	problem := func(reason, format string, args ...any) compile.Problem {
 		return compile.Problem{Object: "API server", Reason: reason, Message: fmt.Sprintf(format, args...)}
 	}
@@ -105,8 +112,8 @@ func (f *failures) explain(r resource, verb string, err error) compile.Problem {
 	var unverified *tls.CertificateVerificationError
 	switch {
 	case apierrors.IsForbidden(err):
-		return problem(reasonForbidden, "not allowed to %s %s (%v): give the agent the ClusterRole of deploy/kustomize, which has apiGroups [%q], resources [%q], verbs [list, watch]",
-			verb, r, err, r.group, r.name)
+		return problem(reasonForbidden, "not allowed to %s %s (%v): give the agent %s has apiGroups [%q], resources [%q], verbs [%s]",
+			verb, r, err, role, r.group, r.name, verbs)
 	case apierrors.IsUnauthorized(err):
 		return problem(reasonUnauthorized, "the credentials are not accepted (%v): renew the kubeconfig or the token; what is known is served meanwhile", err)
 	case apierrors.IsNotFound(err):
@@ -116,7 +123,7 @@ func (f *failures) explain(r resource, verb string, err error) compile.Problem {
 	case apierrors.ReasonForError(err) != "":
 		return problem(reasonServer, "the server does not answer as it should (%v): it is asked again, and what is known is served meanwhile", err)
 	default:
-		return problem(reasonUnreachable, "the server cannot be reached (%s): it is tried again, and what is known is served meanwhile%s", brief(err), f.advice)
+		return problem(reasonUnreachable, "the server cannot be reached (%s): it is tried again, and what is known is served meanwhile%s", brief(err), advice)
 	}
 }
 

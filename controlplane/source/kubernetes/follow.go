@@ -29,8 +29,8 @@ func pause(ctx context.Context, duration time.Duration) {
 	}
 }
 
-// follow returns what carries the objects of a kind from the server into a sink.
-func follow[L runtime.Object, T object](s *Source, r resource, example T, l *lister[L], to *sink[T]) *cache.Reflector {
+// follow returns what carries the objects of a kind from the server, by a client of it, into a sink.
+func follow[L runtime.Object, T object](s *Source, r resource, client any, example T, l *lister[L], to *sink[T]) *cache.Reflector {
 	listWatch := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			list, err := l.list(ctx, l.choose(options))
@@ -55,7 +55,7 @@ func follow[L runtime.Object, T object](s *Source, r resource, example T, l *lis
 		},
 	}
 	log := quiet()
-	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(listWatch, s.options.Client), example, to,
+	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(listWatch, client), example, to,
 		cache.ReflectorOptions{Name: r.name, Logger: &log, Backoff: backoff()})
 }
 

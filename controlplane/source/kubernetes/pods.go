@@ -14,7 +14,7 @@ import (
 func (s *Source) followPods() *cache.Reflector {
 	client := s.options.Client.CoreV1().Pods(metav1.NamespaceAll)
 	here := fields.OneTermEqualSelector("spec.nodeName", s.options.NodeName).String()
-	return follow(s, pods, &corev1.Pod{}, &lister[*corev1.PodList]{list: client.List, watch: client.Watch, fields: here},
+	return follow(s, pods, s.options.Client, &corev1.Pod{}, &lister[*corev1.PodList]{list: client.List, watch: client.Watch, fields: here},
 		&sink[*corev1.Pod]{
 			strip: stripPod,
 			update: func(batch store.Batch, now map[store.Key]*corev1.Pod) {
@@ -28,7 +28,7 @@ func (s *Source) followPods() *cache.Reflector {
 // followNamespaces follows the Namespaces that ask it for their Pods.
 func (s *Source) followNamespaces() *cache.Reflector {
 	client := s.options.Client.CoreV1().Namespaces()
-	return follow(s, namespaces, &corev1.Namespace{}, &lister[*corev1.NamespaceList]{list: client.List, watch: client.Watch, labels: compile.LabelSocketLB},
+	return follow(s, namespaces, s.options.Client, &corev1.Namespace{}, &lister[*corev1.NamespaceList]{list: client.List, watch: client.Watch, labels: compile.LabelSocketLB},
 		&sink[*corev1.Namespace]{
 			strip: func(o *corev1.Namespace) { stripMeta(&o.ObjectMeta) },
 			update: func(batch store.Batch, now map[store.Key]*corev1.Namespace) {

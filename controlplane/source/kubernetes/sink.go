@@ -19,6 +19,7 @@ type object interface {
 // sink is where a reflector puts the objects of one kind: it hands what changed to the store.
 type sink[T object] struct {
 	strip  func(T)
+	equal  func(old, now T) bool                        // nothing is made of what differs; nil: something is of any difference
 	update func(batch store.Batch, now map[store.Key]T) // nil: the object is gone
 	listed func()
 
@@ -39,7 +40,11 @@ func (s *sink[T]) put(now any) error {
 	if s.known == nil {
 		s.known = map[store.Key]T{}
 	}
+	old, known := s.known[keyOf(o)]
 	s.known[keyOf(o)] = o
+	if known && s.equal != nil && s.equal(old, o) {
+		return nil
+	}
 	s.update(store.Batch{Arrived: time.Now()}, map[store.Key]T{keyOf(o): o})
 	return nil
 }
@@ -67,9 +72,12 @@ func (s *sink[T]) Replace(list []any, _ string) error {
 			return err
 		}
 		key := keyOf(o)
-		if old, known := s.known[key]; known && same(old, o) {
+		old, known := s.known[key]
+		switch {
+		case known && same(old, o):
 			o = old
-		} else {
+		case known && s.equal != nil && s.equal(old, o):
+		default:
 			changed[key] = o
 		}
 		now[key] = o

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
@@ -33,6 +34,7 @@ const (
 // Options are what a Source works with.
 type Options struct {
 	Client    clientset.Interface
+	Metadata  metadata.Interface // nil: of other Nodes than the agent's own nothing is to be known
 	Store     *store.Store
 	NodeName  string
 	ProxyName string // see compile.Input
@@ -61,6 +63,9 @@ func New(options Options) *Source {
 	if options.Pods {
 		s.unlisted[pods], s.unlisted[namespaces] = struct{}{}, struct{}{}
 	}
+	if options.Metadata != nil {
+		s.unlisted[otherNodes] = struct{}{}
+	}
 	return s
 }
 
@@ -70,6 +75,9 @@ func (s *Source) Run(ctx context.Context) error {
 	reflectors := []*cache.Reflector{s.followServices(), s.followSlices(), s.followNode(ctx), s.followRanges()}
 	if s.options.Pods {
 		reflectors = append(reflectors, s.followPods(), s.followNamespaces())
+	}
+	if s.options.Metadata != nil {
+		reflectors = append(reflectors, s.followOtherNodes())
 	}
 	for _, r := range reflectors {
 		group.Go(func() error { r.RunWithContext(ctx); return nil })
@@ -90,7 +98,7 @@ func (s *Source) followServices() *cache.Reflector {
 		listed: func() { s.listed(services) },
 	}
 	list := inPieces[corev1.Service](s.options.Client.CoreV1().RESTClient(), services, client.List, to.Transformer())
-	return follow(s, services, &corev1.Service{}, &lister[runtime.Object]{list: list, watch: client.Watch}, to)
+	return follow(s, services, s.options.Client, &corev1.Service{}, &lister[runtime.Object]{list: list, watch: client.Watch}, to)
 }
 
 func (s *Source) followSlices() *cache.Reflector {
@@ -104,16 +112,17 @@ func (s *Source) followSlices() *cache.Reflector {
 		listed: func() { s.listed(endpointSlices) },
 	}
 	list := inPieces[discoveryv1.EndpointSlice](s.options.Client.DiscoveryV1().RESTClient(), endpointSlices, client.List, to.Transformer())
-	return follow(s, endpointSlices, &discoveryv1.EndpointSlice{}, &lister[runtime.Object]{list: list, watch: client.Watch, labels: s.selector()}, to)
+	return follow(s, endpointSlices, s.options.Client, &discoveryv1.EndpointSlice{}, &lister[runtime.Object]{list: list, watch: client.Watch, labels: s.selector()}, to)
 }
 
 // followNode follows the one node that concerns us: those of a large cluster change all the time.
 func (s *Source) followNode(ctx context.Context) *cache.Reflector {
 	client := s.options.Client.CoreV1().Nodes()
 	name := fields.OneTermEqualSelector(metav1.ObjectNameField, s.options.NodeName).String()
-	return follow(s, nodes, &corev1.Node{}, &lister[*corev1.NodeList]{list: client.List, watch: client.Watch, fields: name},
+	return follow(s, nodes, s.options.Client, &corev1.Node{}, &lister[*corev1.NodeList]{list: client.List, watch: client.Watch, fields: name},
 		&sink[*corev1.Node]{
 			strip: stripNode,
+			equal: equalNodes,
 			update: func(batch store.Batch, now map[store.Key]*corev1.Node) {
 				batch.Nodes = make(map[string]*corev1.Node, len(now))
 				for key, node := range now {
@@ -128,7 +137,7 @@ func (s *Source) followNode(ctx context.Context) *cache.Reflector {
 // followRanges follows the ranges that ClusterIPs come from. A server before Kubernetes 1.33 has none.
 func (s *Source) followRanges() *cache.Reflector {
 	client := s.options.Client.NetworkingV1().ServiceCIDRs()
-	return follow(s, serviceCIDRs, &networkingv1.ServiceCIDR{}, &lister[*networkingv1.ServiceCIDRList]{list: client.List, watch: client.Watch},
+	return follow(s, serviceCIDRs, s.options.Client, &networkingv1.ServiceCIDR{}, &lister[*networkingv1.ServiceCIDRList]{list: client.List, watch: client.Watch},
 		&sink[*networkingv1.ServiceCIDR]{
 			strip: func(o *networkingv1.ServiceCIDR) { stripMeta(&o.ObjectMeta) },
 			update: func(batch store.Batch, now map[store.Key]*networkingv1.ServiceCIDR) {
@@ -165,7 +174,7 @@ func (s *Source) listed(r resource) {
 }
 
 // failed notes that a request has failed. Services are served without their Node, if its reading is forbidden: what is
-// lost are zone hints and primary addresses. So it is without ServiceCIDRs: what is lost is that packets to nobody's
+// lost are zone hints and primary addresses, and that packets are sent to other nodes in tunnels. So it is without ServiceCIDRs: what is lost is that packets to nobody's
 // ClusterIP are dropped; and without Pods and Namespaces: all are served at the socket edge.
 func (s *Source) failed(r resource, verb string, err error) {
 	if isOptional(r, err) {

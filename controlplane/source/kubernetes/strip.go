@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -59,6 +60,13 @@ func stripSlice(s *discoveryv1.EndpointSlice) {
 func stripNode(n *corev1.Node) {
 	stripMeta(&n.ObjectMeta)
 	n.Status = corev1.NodeStatus{Addresses: n.Status.Addresses}
+}
+
+// equalNodes tells whether a stripped Node says the same as before: it tells every few minutes that it is alive.
+func equalNodes(old, now *corev1.Node) bool {
+	a, b := *old, *now
+	a.ResourceVersion, b.ResourceVersion = "", ""
+	return equality.Semantic.DeepEqual(a, b)
 }
 
 // stripPod leaves where a Pod is, its addresses, the node's ports that it has, and its annotations.

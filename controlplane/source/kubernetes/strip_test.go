@@ -2,10 +2,12 @@ package kubernetes
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 )
 
@@ -29,6 +31,34 @@ func TestStripSlice(t *testing.T) {
 	first, third := slice.Endpoints[0], slice.Endpoints[2]
 	if first.NodeName != third.NodeName || first.Conditions.Ready != third.Conditions.Ready {
 		t.Error("the name of a node and a condition are there twice")
+	}
+}
+
+// TestEqualNodes: that a Node is alive is nothing new, where it is and what it is called is.
+func TestEqualNodes(t *testing.T) {
+	held := &corev1.Node{}
+	held.Name, held.ResourceVersion, held.Labels = "a", "1", map[string]string{corev1.LabelTopologyZone: "z"}
+	for what, test := range map[string]struct {
+		change func(*corev1.Node)
+		equal  bool
+	}{
+		"heartbeat": {func(n *corev1.Node) {
+			n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady}}
+			n.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet"}}
+		}, true},
+		"address":    {func(n *corev1.Node) { n.Status.Addresses = []corev1.NodeAddress{{Address: "192.0.2.1"}} }, false},
+		"zone":       {func(n *corev1.Node) { n.Labels = map[string]string{corev1.LabelTopologyZone: "y"} }, false},
+		"taint":      {func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "x"}} }, false},
+		"annotation": {func(n *corev1.Node) { n.Annotations = map[string]string{"a": "b"} }, false},
+		"deletion":   {func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{Time: time.Now()} }, false},
+	} {
+		now := held.DeepCopy()
+		now.ResourceVersion = "2"
+		test.change(now)
+		stripNode(now)
+		if got := equalNodes(held, now); got != test.equal {
+			t.Errorf("%s: equal: %v", what, got)
+		}
 	}
 }
 
