@@ -131,25 +131,37 @@ func parseAnswer(text string) (Answer, error) {
 
 // Retransmits counts the TCP segments, SYNs included, that were sent again.
 func (c *Conn) Retransmits() (uint32, error) {
+	info, err := c.info()
+	return info.Total_retrans, err
+}
+
+// Received counts the bytes that have come by TCP, read or not.
+func (c *Conn) Received() (uint64, error) {
+	info, err := c.info()
+	return info.Bytes_received, err
+}
+
+// info is what the kernel says of a TCP connection; nothing of others.
+func (c *Conn) info() (unix.TCPInfo, error) {
 	conn, ok := c.Conn.(*net.TCPConn)
 	if !ok {
-		return 0, nil
+		return unix.TCPInfo{}, nil
 	}
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return 0, err
+		return unix.TCPInfo{}, err
 	}
 	var info *unix.TCPInfo
 	var option error
 	if err := raw.Control(func(fd uintptr) {
 		info, option = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 	}); err != nil {
-		return 0, err
+		return unix.TCPInfo{}, err
 	}
 	if option != nil {
-		return 0, option
+		return unix.TCPInfo{}, option
 	}
-	return info.Total_retrans, nil
+	return *info, nil
 }
 
 // LetServerClose has the server close a TCP connection first, so that the client's port is free again at once: it is

@@ -61,6 +61,18 @@ func (h *Host) AddAddress(device string, address netip.Addr) error {
 	return h.addAddress(device, hostPrefix(address))
 }
 
+// RemoveAddress takes such an address away again.
+func (h *Host) RemoveAddress(device string, address netip.Addr) error {
+	link, err := h.Link(device)
+	if err != nil {
+		return err
+	}
+	if err := h.links.AddrDel(link, &netlink.Addr{IPNet: ipNet(hostPrefix(address))}); err != nil {
+		return fmt.Errorf("remove %s from %s in %s: %w", address, device, h.Name, err)
+	}
+	return nil
+}
+
 // addAddress gives a device addresses, usable at once.
 func (h *Host) addAddress(device string, prefixes ...netip.Prefix) error {
 	link, err := h.Link(device)

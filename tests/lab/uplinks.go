@@ -195,3 +195,37 @@ table inet marks {
 	}
 }
 `
+
+// CountPacketsTo begins to count what comes to a host for an address that is not its own. The function tells how many
+// packets have come.
+func (h *Host) CountPacketsTo(address netip.Addr) (count func() (int, error), err error) {
+	family := "ip"
+	if address.Is6() {
+		family = "ip6"
+	}
+	table := "passersby-" + family
+	rules := fmt.Sprintf(passersbyRules, table, family, address)
+	if _, err := h.Run(rules, "nft", "-f", "-"); err != nil {
+		return nil, err
+	}
+	return func() (int, error) {
+		said, err := h.Run("", "nft", "list", "counter", "inet", table, "seen")
+		if err != nil {
+			return 0, err
+		}
+		_, after, _ := strings.Cut(said, "packets ")
+		number, _, _ := strings.Cut(after, " ")
+		return strconv.Atoi(number)
+	}, nil
+}
+
+// passersbyRules count what is for an address.
+const passersbyRules = `
+table inet %s {
+	counter seen { }
+	chain prerouting {
+		type filter hook prerouting priority 0; policy accept;
+		%s daddr %s counter name seen
+	}
+}
+`
