@@ -483,6 +483,7 @@ func TestHistories(t *testing.T) {
 	for seed := range uint64(8) {
 		cramped := seed%2 == 1
 		t.Run(fmt.Sprintf("seed %d, cramped %v", seed, cramped), func(t *testing.T) {
+			t.Parallel() // most of it is waiting for the kernel
 			newHistory(t, seed, cramped).run(150)
 		})
 	}

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -184,22 +185,25 @@ func TestEveryPrefixOfTheWritesIsWhole(t *testing.T) {
 		t.Fatalf("the history has only %d writes", total)
 	}
 	for stop := range total {
-		l := newLife(t)
-		l.steps.left = stop
-		for _, m := range prefixHistory() {
-			err := l.live(m)
-			if errors.Is(err, errStopped) {
-				break
+		t.Run(fmt.Sprintf("before write %d", stop), func(t *testing.T) {
+			t.Parallel() // most of it is waiting for the kernel
+			l := newLife(t)
+			l.steps.left = stop
+			for _, m := range prefixHistory() {
+				err := l.live(m)
+				if errors.Is(err, errStopped) {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
-			if err != nil {
-				t.Fatal(err)
+			l.look()
+			l.succeed(stop)
+			if t.Failed() {
+				t.Fatalf("of %d writes: %s", total, l.what)
 			}
-		}
-		l.look()
-		l.succeed(stop)
-		if t.Failed() {
-			t.Fatalf("stopped before write %d of %d: %s", stop, total, l.what)
-		}
+		})
 	}
 }
 

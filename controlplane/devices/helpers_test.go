@@ -126,6 +126,28 @@ func (w *world) addAddress(device string, prefixes ...string) {
 	}
 }
 
+// addFar gives addresses to the other end of a veth, in the namespace of its pod.
+func (w *world) addFar(pod netns.NsHandle, prefixes ...string) {
+	w.t.Helper()
+	far, err := netlink.NewHandleAt(pod)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer far.Close()
+	end, err := far.LinkByName("eth0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, prefix := range prefixes {
+		if err := far.AddrAdd(end, w.address("eth0", prefix)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if err := far.LinkSetUp(end); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) removeAddress(device, prefix string) {
 	w.t.Helper()
 	if err := netlink.AddrDel(w.link(device), w.address(device, prefix)); err != nil {

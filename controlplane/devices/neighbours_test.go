@@ -77,23 +77,7 @@ func TestNeighbours(t *testing.T) {
 	other := w.newPod()
 	eth := w.veth("eth0", other)
 	w.addAddress("eth0", "192.0.2.1/24", "2001:db8::1/64")
-	far, err := netlink.NewHandleAt(other)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer far.Close()
-	end, err := far.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, prefix := range []string{"192.0.2.2/24", "192.0.2.3/24", "192.0.2.4/24", "2001:db8::2/64"} {
-		if err := far.AddrAdd(end, w.address("eth0", prefix)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := far.LinkSetUp(end); err != nil {
-		t.Fatal(err)
-	}
+	w.addFar(other, "192.0.2.2/24", "192.0.2.3/24", "192.0.2.4/24", "2001:db8::2/64")
 	for to, via := range map[string]string{"10.1.2.0/24": "192.0.2.2", "fd00:10:1:2::/64": "2001:db8::2"} {
 		_, network, _ := net.ParseCIDR(to)
 		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: network, Gw: net.ParseIP(via)}); err != nil {

@@ -46,23 +46,7 @@ func TestFollowsRouters(t *testing.T) {
 	other := w.newPod()
 	eth, pod := w.veth("eth0", other), w.veth("veth1", w.newPod())
 	w.addAddress("eth0", "192.0.2.1/24", "2001:db8::1/64")
-	far, err := netlink.NewHandleAt(other)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer far.Close()
-	end, err := far.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, prefix := range []string{"192.0.2.2/24", "2001:db8::2/64"} {
-		if err := far.AddrAdd(end, w.address("eth0", prefix)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := far.LinkSetUp(end); err != nil {
-		t.Fatal(err)
-	}
+	w.addFar(other, "192.0.2.2/24", "2001:db8::2/64")
 	m := w.run(Options{Set: set, Attacher: attacher})
 	m.ChangeBackends(nil)
 	routes := []*netlink.Route{

@@ -160,27 +160,37 @@ func (v *visit) nodeRefuse(next hop) Result {
 	}
 }
 
-// nodeNew is a packet of no flow, or of one whose backend is silent.
-func (v *visit) nodeNew(tried *half) (Result, error) {
+// claimed returns the service that a packet of no flow, or of one whose backend is silent, may open a flow of. Nil: there is
+// none, and the result is what becomes of the packet.
+func (v *visit) claimed(unclaimed func() Result) (*compile.Service, Result) {
 	service, nodePort := v.service()
 	if service == nil {
-		return v.nodeUnclaimed(), nil
+		return nil, unclaimed()
 	}
 	if !isHost(v.tuple.from.Addr()) {
-		return v.untouched(), nil
+		return nil, v.untouched()
 	}
 	if v.part == later {
-		return v.leaveFragment(), nil
+		return nil, v.leaveFragment()
 	}
 	if result, foreign := v.foreign(); foreign {
-		return result, nil
+		return nil, result
 	}
 	if v.midstream() && (nodePort || v.unknown) {
 		v.countLeft(&v.counters.PassWithoutFlow)
-		return v.untouched(), nil
+		return nil, v.untouched()
 	}
 	if !v.isAdmitted(service) {
-		return v.drop(&v.counters.DropSourceDenied), nil
+		return nil, v.drop(&v.counters.DropSourceDenied)
+	}
+	return service, Result{}
+}
+
+// nodeNew is a packet of no flow, or of one whose backend is silent.
+func (v *visit) nodeNew(tried *half) (Result, error) {
+	service, result := v.claimed(v.nodeUnclaimed)
+	if service == nil {
+		return result, nil
 	}
 	if backends := map[bool][]compile.Backend{true: service.Inside, false: service.Outside}[v.inside()]; len(backends) == 0 {
 		return v.noBackend(service), nil
@@ -425,25 +435,9 @@ func (v *visit) podTranslate(h *half, known bool) Result {
 }
 
 func (v *visit) podNew(tried *half) (Result, error) {
-	service, nodePort := v.service()
+	service, result := v.claimed(v.podUnclaimed)
 	if service == nil {
-		return v.podUnclaimed(), nil
-	}
-	if !isHost(v.tuple.from.Addr()) {
-		return v.untouched(), nil
-	}
-	if v.part == later {
-		return v.leaveFragment(), nil
-	}
-	if result, foreign := v.foreign(); foreign {
 		return result, nil
-	}
-	if v.midstream() && (nodePort || v.unknown) {
-		v.countLeft(&v.counters.PassWithoutFlow)
-		return v.untouched(), nil
-	}
-	if !v.isAdmitted(service) {
-		return v.drop(&v.counters.DropSourceDenied), nil
 	}
 	if len(service.Inside) == 0 {
 		return v.noBackend(service), nil

@@ -116,17 +116,23 @@ func TestWireForward(t *testing.T) {
 	})
 }
 
+// toPodOnWire has a packet of a client reach the pod, and returns it and what the pod answers.
+func (tr *trial) toPodOnWire(from Pair) (client, pod *Wire, in, answer Frame) {
+	tr.Helper()
+	client, pod = tr.wire("eth0", false), tr.wire("pod0", false)
+	in = tr.frame("eth0", tr.at(from, clientPort), tr.at(tr.LoadBalancer, servicePort))
+	tr.send(client, in)
+	translated := in.translated(in.From, tr.at(tr.Pod, targetPort))
+	tr.wantOnWire(pod, tr.routed(translated, "pod0", podMAC()))
+	return client, pod, in, translated.answer(podMAC(), tr.Device("pod0").MAC)
+}
+
 // A flow to a local backend goes through the stack, and so do its answers.
 func TestWireLocal(t *testing.T) {
 	onWire(t, cases{}, func(tr *trial) {
 		tr.serve(tr.service("web", tr.local(tr.Pod)))
 		tr.attachNode("eth0")
-		client, pod := tr.wire("eth0", false), tr.wire("pod0", false)
-		in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort))
-		tr.send(client, in)
-		translated := in.translated(in.From, tr.at(tr.Pod, targetPort))
-		tr.wantOnWire(pod, tr.routed(translated, "pod0", podMAC()))
-		answer := translated.answer(podMAC(), tr.Device("pod0").MAC)
+		client, pod, in, answer := tr.toPodOnWire(tr.Client)
 		tr.send(pod, answer)
 		tr.wantOnWire(client, tr.routed(answer.translated(in.To, in.From), "eth0", gatewayMAC()))
 	})
@@ -137,13 +143,8 @@ func TestWireAnswerByArrivalDevice(t *testing.T) {
 	onWire(t, cases{families: []compile.Family{compile.IPv4}}, func(tr *trial) {
 		tr.serve(tr.service("web", tr.local(tr.Pod)))
 		tr.attachNode("eth0", "eth1")
-		client, pod := tr.wire("eth0", false), tr.wire("pod0", false)
 		// The best route to this client is eth1's link; it came by eth0, where the default route is.
-		in := tr.frame("eth0", tr.at(tr.SecondClient, clientPort), tr.at(tr.LoadBalancer, servicePort))
-		tr.send(client, in)
-		translated := in.translated(in.From, tr.at(tr.Pod, targetPort))
-		tr.wantOnWire(pod, tr.routed(translated, "pod0", podMAC()))
-		answer := translated.answer(podMAC(), tr.Device("pod0").MAC)
+		client, pod, in, answer := tr.toPodOnWire(tr.SecondClient)
 		tr.send(pod, answer)
 		tr.wantOnWire(client, tr.routed(answer.translated(in.To, in.From), "eth0", gatewayMAC()))
 	})
