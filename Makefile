@@ -32,7 +32,7 @@ deps: .cache/deps ## install the Debian packages that building and testing need
 .PHONY: generate
 generate: $(GENERATED) ## compile the BPF programs and generate their Go types
 
-$(GENERATED): .cache/deps go.mod $(BPF_SOURCES) $(shell grep -rl --include=*.go 'go:generate' . 2>/dev/null)
+$(GENERATED): .cache/deps go.mod $(BPF_SOURCES) maps/generate $(shell grep -rl --include=*.go 'go:generate' . 2>/dev/null)
 	go generate ./...
 	touch $@
 
