@@ -9,7 +9,7 @@
  *	flow_lookup()	the half of an established flow that a packet belongs to
  *	flow_lookup_embryo()	the half of one that is not established yet (embryo.h)
  *	flow_find()	either, for what is no packet of the flow itself
- *	flow_open()	a new pair of embryos
+ *	flow_open()	a new pair of embryos, or for FLOW_TUNNEL the forward half alone
  *	flow_remove()	both halves
  *	flow_record_foreign()	a connection that only looks like ours
  */

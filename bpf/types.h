@@ -284,7 +284,7 @@ struct hop {
 /*
  * One half of a flow. The other half's key is the reverse of `to`, and its `to` is the reverse of this
  * half's key: nothing else links them. An embryo may have more reverse halves than the one that its forward half
- * leads to: one for each try.
+ * leads to: one for each try. FLOW_TUNNEL has a forward half alone; it leads from this node, port 0, to the backend.
  */
 struct flow {
 	__u32 seal;		 /* of the key (flow_seal): an element recycled under a reader does not match */
@@ -299,7 +299,8 @@ struct flow {
 	enum flow_half half;
 	enum flow_state state; /* of this half: each side closes its own */
 	__u8 retry;	       /* an embryo's reverse half that the forward half does not lead to */
-	struct hop hop;
+	struct hop hop; /* of the reverse half of FLOW_STACK: no packet of the client may be longer than hop.mtu, */
+			/* as it comes in a tunnel; 0: it does not */
 } __attribute__((aligned(8)));
 
 /* ---- fragments ---- */

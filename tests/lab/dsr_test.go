@@ -112,6 +112,26 @@ func TestDSR(t *testing.T) {
 	})
 }
 
+// TestDSRToHostNetwork asks each node for a process of the other: tunnels lead to the node itself.
+func TestDSRToHostNetwork(t *testing.T) {
+	onDSR(t, func(t *testing.T, c *cluster) {
+		for _, asked := range c.Nodes() {
+			server := other(c, asked)
+			s := c.serve(t, lab.AllKinds, server)
+			for _, family := range families {
+				for _, to := range frontendsOn(t, c, s, asked, family) {
+					for _, protocol := range protocols {
+						answer := ask(t, c.Client, protocol, to, server)
+						if want := c.Client.Addr(family); answer.Client.Addr() != want {
+							t.Errorf("%s by %s: the backend sees %s, want the client's own address %s", to, protocol, answer.Client, want)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
 // TestDSRFromInside asks a NodePort of each node from pods and processes of both, for a backend on the other. Where the
 // client is on the backend's own node, no answer would pass the programs of the node edge.
 func TestDSRFromInside(t *testing.T) {
