@@ -67,7 +67,10 @@ func takePart(t *testing.T, agent *e2e.Agent) *e2e.Agent {
 	t.Helper()
 	direct := agent.With(nil, "--forward", "dsr")
 	t.Cleanup(func() {
-		if err := errors.Join(direct.Stop(), agent.Stop(), agent.Start()); err != nil {
+		stopped := errors.Join(direct.Stop(), agent.Stop())
+		// The agent may not be permitted to any more.
+		_, removed := cluster.Kubectl("", "annotate", "node", direct.Node, compile.AnnotationDSR+"-")
+		if err := errors.Join(stopped, removed, agent.Start()); err != nil {
 			t.Error(err)
 		}
 	})
