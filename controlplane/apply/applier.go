@@ -42,6 +42,7 @@ type Applier struct {
 	mu      sync.Mutex
 	state   *state                          // nil: a write has failed, the maps are to be read back
 	wanted  map[compile.ID]*compile.Service // all that is desired
+	synced  bool                            // wanted is all there is: what it lacks may go
 	leftOut map[compile.ID]*shortage        // those of them for which there was no room
 	room    bool                            // has come free since those were tried
 }
@@ -124,6 +125,7 @@ func (a *Applier) Sync(all []compile.Service) ([]compile.Problem, error) {
 	defer a.mu.Unlock()
 	a.wanted = make(map[compile.ID]*compile.Service, len(all))
 	a.want(all)
+	a.synced = true
 	return a.try(a.convergeAll)
 }
 
@@ -136,7 +138,7 @@ func (a *Applier) Apply(changed []compile.Service, removed []compile.ID) ([]comp
 	for _, id := range removed {
 		delete(a.wanted, id)
 	}
-	if a.state == nil {
+	if a.state == nil && a.synced {
 		return a.try(a.convergeAll)
 	}
 	return a.try(func() error { return a.converge(pointers(changed), removed) })
@@ -171,8 +173,12 @@ func (a *Applier) try(work func() error) ([]compile.Problem, error) {
 	return a.problems(), nil
 }
 
-// convergeAll makes the maps hold all that is desired and nothing else.
+// convergeAll makes the maps hold all that is desired and nothing else. Before Sync that is not known: what a predecessor
+// has left stays (rule S09).
 func (a *Applier) convergeAll() error {
+	if !a.synced {
+		return nil
+	}
 	clear(a.leftOut)
 	changed := slices.SortedFunc(gomaps.Values(a.wanted), func(x, y *compile.Service) int { return x.ID.Compare(y.ID) })
 	removed := slices.Concat(unwanted(a.wanted, a.state.services), unwanted(a.wanted, a.state.listings))

@@ -671,3 +671,26 @@ func TestAFailedWriteIsMadeGood(t *testing.T) {
 	}
 	checkServed(t, set, web(1, 7), web(2, 5), web(4, 6))
 }
+
+// Before a successor knows what is desired it takes nothing out, also where a write of its sweeps has failed (rule S09).
+func TestS09_NothingGoesBeforeSync(t *testing.T) {
+	set := newSet(t, smallSizes())
+	mustSync(t, newApplier(t, set), web(1, 1, 2))
+	a := newApplier(t, set)
+	a.state = nil // as after a failed write
+	sweep, err := a.BeginSweep()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.EndSweep(sweep, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.TunnelsChanged(); err != nil {
+		t.Fatal(err)
+	}
+	var value maps.Frontend
+	key := vipKey(1)
+	if err := set.Frontends.Lookup(&key, &value); err != nil || a.Writes() > 0 {
+		t.Errorf("the frontend of a service that nobody has said to be gone: %v; %d writes", err, a.Writes())
+	}
+}
