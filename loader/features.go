@@ -71,18 +71,25 @@ func haveTCX() bool {
 
 // haveAtomics loads a program that swaps a word on its stack.
 func haveAtomics() bool {
-	program, err := newProbe(asm.Instructions{
-		asm.Mov.Imm(asm.R0, 0),
-		asm.Mov.Imm(asm.R1, 1),
-		asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
-		asm.CmpXchg.Mem(asm.RFP, asm.R1, asm.Word, -8),
-		asm.Return(),
-	})
+	program, err := newProbe(swapWord())
 	if err != nil {
 		return false
 	}
 	program.Close()
 	return true
+}
+
+// swapWord swaps a word on the stack of its program.
+func swapWord() asm.Instructions {
+	swap := asm.CmpXchg.Mem(asm.RFP, asm.R1, asm.Word, -8)
+	swap.Constant = int64(asm.CmpXchg >> 8) // where the library leaves this 0 the kernel is asked for an addition
+	return asm.Instructions{
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Mov.Imm(asm.R1, 1),
+		asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
+		swap,
+		asm.Return(),
+	}
 }
 
 // flagIPv6 is BPF_F_IPV6 of the UAPI, for bpf_l4_csum_replace (Linux 6.16, and stable branches).

@@ -2,12 +2,16 @@ package loader
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf/asm"
 )
 
 // TestProbe holds the clock's tick against the jiffies that the kernel counts.
@@ -24,6 +28,21 @@ func TestProbe(t *testing.T) {
 	if hz := float64(features.JiffiesPerSecond); rate < 0.9*hz || rate > 1.1*hz {
 		t.Errorf("%v jiffies a second, and the kernel counts %.1f", hz, rate)
 	}
+}
+
+// Every kernel has the addition that a swap would be without its immediate value.
+func TestProbeAsksForSwap(t *testing.T) {
+	const swap = 0xf1 // BPF_CMPXCHG of the UAPI
+	var code bytes.Buffer
+	if err := swapWord().Marshal(&code, binary.LittleEndian); err != nil {
+		t.Fatal(err)
+	}
+	for ins := code.Bytes(); len(ins) != 0; ins = ins[asm.InstructionSize:] {
+		if immediate := binary.LittleEndian.Uint32(ins[4:]); immediate == swap {
+			return
+		}
+	}
+	t.Errorf("the kernel is asked for % x", code.Bytes())
 }
 
 // readJiffies returns the jiffies that the kernel shows.
