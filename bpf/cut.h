@@ -43,7 +43,7 @@ static __always_inline bool cut_store(const struct packet *packet, __u32 length)
 {
 	struct cut_copy *copy = cut_copy_find();
 
-	if (!copy || !length || length > CUT_BYTES_MAX)
+	if (!copy || !length_is_within(&length, CUT_BYTES_MAX))
 		return false;
 	return !bpf_skb_load_bytes(packet->context, packet->ip_offset + sizeof(struct iphdr), copy->bytes, length);
 }
@@ -88,7 +88,7 @@ __noinline int cut_piece_scratch(packet_context *context)
 	last = length <= cut->piece;
 	if (!last)
 		length = cut->piece;
-	if (offset >= CUT_BYTES_MAX || !length || length > CUT_BYTES_MAX ||
+	if (offset >= CUT_BYTES_MAX || !length_is_within(&length, CUT_BYTES_MAX) ||
 	    bpf_skb_change_tail(context, packet.ip_offset + sizeof(struct iphdr) + length, 0) ||
 	    bpf_skb_store_bytes(context, packet.ip_offset + sizeof(struct iphdr), copy->bytes + offset, length, 0) ||
 	    !cut_write_header(&packet, cut, length, last))

@@ -11,6 +11,7 @@
  *	flow_find()	either, for what is no packet of the flow itself
  *	flow_open()	a new pair of embryos, or for FLOW_TUNNEL the forward half alone
  *	flow_remove()	both halves
+ *	flow_leave(), flow_resume()	from one function of a program to the next
  *	flow_record_foreign()	a connection that only looks like ours
  */
 #ifndef WEIR_FLOW_H
@@ -324,6 +325,30 @@ static __always_inline void flow_record_foreign(const struct packet *packet, con
 	half->half = FLOW_HALF_REVERSE;
 	if (!flow_table_update(inbound, half, BPF_NOEXIST))
 		count(flow_foreign);
+}
+
+/*
+ * Leaves scratch->packet, and what is known of its flow now, to the function that goes on with it: one that is called
+ * after this one and not by it, for the stack of the one is not the other's.
+ */
+static __always_inline int flow_leave(struct scratch *scratch, const struct flow_view *view)
+{
+	scratch->opened = !view->flow;
+	scratch->view.to = view->to;
+	scratch->view.action = view->action;
+	scratch->view.half = view->half;
+	scratch->view.ifindex = view->ifindex;
+	return PACKET_TRANSLATES;
+}
+
+/* The flow of scratch->packet as flow_leave() has left it. */
+static __always_inline void flow_resume(const struct scratch *scratch, struct flow_view *view)
+{
+	view->to = scratch->view.to;
+	view->action = scratch->view.action;
+	view->half = scratch->view.half;
+	view->ifindex = scratch->view.ifindex;
+	view->flow = scratch->opened ? NULL : flow_half(&scratch->packet.key);
 }
 
 #endif

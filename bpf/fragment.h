@@ -62,13 +62,20 @@ static __always_inline bool fragment_parse(struct packet *packet, struct fragmen
 static __always_inline bool fragment_parse_first(struct packet *packet)
 {
 	__u32 length = packet_is_tcp(packet) ? sizeof(struct tcphdr) : sizeof(struct udphdr);
-	__u8 *header = packet_at(packet, packet->transport_offset, length);
+	__be32 *ports = packet_at(packet, packet->transport_offset, sizeof(struct udphdr));
+	struct tcphdr *tcp;
 
-	if (!header || packet->transport_offset + length > packet->ip_offset + packet->length)
+	if (!ports || packet->transport_offset + length > packet->ip_offset + packet->length)
 		return false;
 	packet->transport_length = length;
-	packet->tcp_flags = packet_is_tcp(packet) ? header[13] : 0;
-	tuple_set_ports(&packet->key.tuple, *(const __be32 *)header);
+	packet->tcp_flags = 0;
+	tuple_set_ports(&packet->key.tuple, *ports);
+	if (!packet_is_tcp(packet))
+		return true;
+	tcp = packet_at(packet, packet->transport_offset, sizeof(*tcp));
+	if (!tcp)
+		return false;
+	packet->tcp_flags = ((__u8 *)tcp)[13];
 	return true;
 }
 

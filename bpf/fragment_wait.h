@@ -53,7 +53,7 @@ static __always_inline bool fragment_store(packet_context *context, const struct
 	__u32 length = packet_wire_length(context), zero = 0;
 	struct held_fragment *copy = bpf_map_lookup_elem(&held_copies, &zero);
 
-	if (!copy || !length || length > sizeof(copy->bytes))
+	if (!copy || !length_is_within(&length, sizeof(copy->bytes)))
 		return false;
 	copy->length = length;
 	return !bpf_skb_load_bytes(context, 0, copy->bytes, length) &&
@@ -79,7 +79,7 @@ __noinline int fragment_release_scratch(packet_context *context)
 	if (!held)
 		return 0;
 	length = held->length;
-	if (!length || length > sizeof(held->bytes) || bpf_skb_change_tail(context, length, 0))
+	if (!length_is_within(&length, sizeof(held->bytes)) || bpf_skb_change_tail(context, length, 0))
 		return 0;
 	if (!bpf_skb_store_bytes(context, 0, held->bytes, length, BPF_F_RECOMPUTE_CSUM))
 		bpf_clone_redirect(context, packet_ifindex(context), FRAGMENT_AGAIN);

@@ -144,7 +144,7 @@ static __always_inline bool host_open(struct packet *packet, struct device *devi
 	birth = flow_prepare(packet, service, index, backend, 0);
 	if (!birth)
 		return flow_end(view, PACKET_DROP);
-	return host_plan(packet, device, backend, birth, view) && flow_open(packet, birth, view);
+	return host_plan(packet, device, backend, birth, view) && flow_end(view, PACKET_OPENS);
 }
 
 /* A connection that was there before us, or is forgotten: nobody can go on with it, so its socket is told. */
@@ -223,8 +223,11 @@ static __always_inline int host_forward(struct scratch *scratch, struct packet *
 	return packet_send_instead(packet, device, result, &route);
 }
 
-/* Handles scratch->packet, which leaves and is between this host and a VIP. Returns the verdict. */
-__noinline int host_send_scratch(packet_context *context)
+/*
+ * Looks for the flow of scratch->packet, which leaves and is between this host and a VIP. Returns the verdict,
+ * PACKET_OPENS or PACKET_TRANSLATES.
+ */
+__noinline int host_find_scratch(packet_context *context)
 {
 	struct packet packet = {};
 	struct device *device;
@@ -234,15 +237,41 @@ __noinline int host_send_scratch(packet_context *context)
 
 	if (!scratch)
 		return PACKET_DROP;
+	/* Not a bridge or bond whose port it is: this is where a server of the host has its answers from. */
 	packet.ifindex = packet_ifindex(context);
+	scratch->packet.ifindex = packet.ifindex;
 	found = flow_lookup(&packet, &view) ? FLOW_HIT : flow_lookup_embryo(&packet, &view);
 	if (found == FLOW_REFUSED)
 		return PACKET_DROP;
 	if (found == FLOW_MISS && !host_new(&packet, device, &view))
 		return view.verdict;
+	return flow_leave(scratch, &view);
+}
+
+/* Handles scratch->packet, of the flow scratch->view. Returns the verdict. */
+__noinline int host_translate_scratch(packet_context *context)
+{
+	struct packet packet = {};
+	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
+	struct flow_view view = {};
+
+	if (!scratch)
+		return PACKET_DROP;
+	flow_resume(scratch, &view);
 	if (view.half == FLOW_HALF_REVERSE) /* of a server on this host */
 		return packet_moves(scratch, view.ifindex);
 	return host_forward(scratch, &packet, device, &view);
+}
+
+/* Handles scratch->packet, which leaves and is between this host and a VIP. Returns the verdict. */
+static __always_inline int host_send(packet_context *context)
+{
+	int verdict = host_find_scratch(context);
+
+	if (verdict == PACKET_OPENS)
+		verdict = flow_begin_scratch(context);
+	return verdict == PACKET_TRANSLATES ? host_translate_scratch(context) : verdict;
 }
 
 #endif

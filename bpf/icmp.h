@@ -30,10 +30,8 @@ static __always_inline bool icmp_within_rate(struct icmp_rate *rate)
 static __always_inline int icmp_sum(struct packet *packet, struct scratch *scratch, __u32 offset, __u32 size,
 				    __u32 *sum)
 {
-	/* The mask tells the verifier what the callers know. */
-	size &= 0x1fc;
-	barrier_var(size);
-	if (!size || size > ICMP_QUOTE_MAX || bpf_skb_load_bytes(packet->context, offset, scratch->quote, size))
+	if (!length_is_within(&size, ICMP_QUOTE_MAX) ||
+	    bpf_skb_load_bytes(packet->context, offset, scratch->quote, size))
 		return -1;
 	*sum = bpf_csum_diff(NULL, 0, (void *)scratch->quote, size, 0);
 	return 0;

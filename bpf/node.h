@@ -50,7 +50,7 @@ static __always_inline int node_arrive(packet_context *context)
 	if (verdict == PACKET_BEGINS)
 		verdict = node_new_scratch(context);
 	if (verdict == PACKET_OPENS)
-		verdict = node_open_scratch(context);
+		verdict = flow_begin_scratch(context);
 	if (verdict == PACKET_TRANSLATES)
 		verdict = node_translate_scratch(context);
 	return verdict == PACKET_OF_HOST ? host_answer_scratch(context) : verdict;

@@ -93,21 +93,28 @@ static __always_inline int depart_foreign(struct packet *packet)
 }
 
 /*
- * An answer of a flow that is not established. The client's next packets come in a tunnel, where the flow says how
- * long they may be (tunnel_arrive.h): it is told when it is answered.
+ * Handles scratch->packet, an answer of a flow that is not established: scratch->view. Where the client's next
+ * packets come in a tunnel the flow says how long they may be (tunnel_arrive.h): it is told when it is answered.
  */
-static __always_inline int depart_begun(struct packet *packet, struct device *device, struct scratch *scratch,
-					struct flow_view *view)
+__noinline int depart_begun_scratch(packet_context *context)
 {
-	__u16 mtu = view->flow && view->action == FLOW_STACK ? view->flow->hop.mtu : 0;
+	struct packet packet = {};
+	struct device *device;
+	struct scratch *scratch = packet_resume(&packet, context, &device);
+	struct flow_view view = {};
+	__u16 mtu;
 
-	if (mtu && packet->tcp_flags & TCP_SYN &&
-	    !mss_clamp(packet->context, scratch, mtu - ip_header_length(packet->ipv6) - sizeof(struct tcphdr)))
+	if (!scratch)
+		return PACKET_PASS;
+	flow_resume(scratch, &view);
+	mtu = view.flow && view.action == FLOW_STACK ? view.flow->hop.mtu : 0;
+	if (mtu && packet.tcp_flags & TCP_SYN &&
+	    !mss_clamp(context, scratch, mtu - ip_header_length(packet.ipv6) - sizeof(struct tcphdr)))
 		return depart_drop();
-	return depart_answer(packet, device, view);
+	return depart_answer(&packet, device, &view);
 }
 
-/* Handles scratch->packet, which is of no established flow. Returns the verdict. */
+/* Handles scratch->packet, which is of no established flow. Returns the verdict, or PACKET_TRANSLATES. */
 __noinline int depart_begin_scratch(packet_context *context)
 {
 	struct packet packet = {};
@@ -124,7 +131,7 @@ __noinline int depart_begin_scratch(packet_context *context)
 			return PACKET_OF_HOST;
 		if (answer_is_lost(&view, FLOW_STACK))
 			return refuse_lost(&packet);
-		return depart_begun(&packet, device, scratch, &view);
+		return flow_leave(scratch, &view);
 	case FLOW_REFUSED:
 		return PACKET_DROP;
 	case FLOW_MISS:
@@ -254,12 +261,14 @@ int node_egress(struct __sk_buff *context)
 		verdict = depart_fragment_scratch(context);
 	if (verdict == PACKET_BEGINS)
 		verdict = depart_begin_scratch(context);
+	if (verdict == PACKET_TRANSLATES)
+		verdict = depart_begun_scratch(context);
 	if (verdict == PACKET_ICMP) {
 		quote_find_scratch(context);
 		verdict = depart_icmp_scratch(context);
 	}
 	if (verdict == PACKET_OF_HOST)
-		verdict = host_send_scratch(context);
+		verdict = host_send(context);
 	if (verdict == PACKET_MOVES)
 		return packet_move_scratch(context);
 	return packet_answer(context, verdict);

@@ -213,7 +213,7 @@ __noinline int node_embryo_scratch(packet_context *context)
 	}
 	if (answer_is_lost(&view, FLOW_FORWARD))
 		return refuse_lost(&packet);
-	return node_translates(scratch, &view);
+	return flow_leave(scratch, &view);
 }
 
 /*
@@ -231,22 +231,7 @@ __noinline int node_new_scratch(packet_context *context)
 		return PACKET_PASS;
 	if (!node_new(&packet, device, scratch->tried, &view))
 		return view.verdict;
-	return node_translates(scratch, &view);
-}
-
-/* Opens the flow scratch->birth. Not called by who has planned it: the stack of the one is not the other's. */
-__noinline int node_open_scratch(packet_context *context)
-{
-	struct packet packet = { .context = context };
-	struct scratch *scratch = scratch_find();
-	struct flow_view view = {};
-
-	if (!scratch)
-		return PACKET_DROP;
-	packet.ifindex = scratch->packet.ifindex;
-	if (!flow_open(&packet, &scratch->birth, &view))
-		return view.verdict;
-	return node_translates(scratch, &view);
+	return flow_leave(scratch, &view);
 }
 
 #endif

@@ -141,27 +141,6 @@ static __always_inline int node_translate(struct packet *packet, struct device *
 	return nat_rewrite(packet, &view->to, false) ? PACKET_PASS : node_drop();
 }
 
-/* Leaves scratch->packet, whose flow is known now, to node_translate_scratch(). */
-static __always_inline int node_translates(struct scratch *scratch, const struct flow_view *view)
-{
-	scratch->opened = !view->flow;
-	scratch->view.to = view->to;
-	scratch->view.action = view->action;
-	scratch->view.half = view->half;
-	scratch->view.ifindex = view->ifindex;
-	return PACKET_TRANSLATES;
-}
-
-/* The flow of scratch->packet as node_translates() has left it. */
-static __always_inline void node_view(const struct scratch *scratch, struct flow_view *view)
-{
-	view->to = scratch->view.to;
-	view->action = scratch->view.action;
-	view->half = scratch->view.half;
-	view->ifindex = scratch->view.ifindex;
-	view->flow = scratch->opened ? NULL : flow_half(&scratch->packet.key);
-}
-
 /*
  * Marks what begins a flow to a backend elsewhere, where a policy may concern it: the stack is to give it the node's
  * address. False: this hook has no marks.
@@ -192,7 +171,7 @@ __noinline int node_translate_scratch(packet_context *context)
 
 	if (!scratch)
 		return PACKET_PASS;
-	node_view(scratch, &view);
+	flow_resume(scratch, &view);
 	if (!policy_mark_packet(&packet, &view))
 		return packet_pass_up();
 	return node_translate(&packet, device, &view);

@@ -104,8 +104,8 @@ enum parse_result {
 #define PACKET_CUTS 0x105	/* to be cut to fragments: cut.h */
 #define PACKET_TUNNELS 0x107	/* to go to its backend's node in a tunnel: tunnel.h */
 #define PACKET_TUNNEL 0x108	/* a tunnel's: tunnel_arrive.h */
-#define PACKET_OPENS 0x109	/* its flow is about to be opened: node_open.h */
-#define PACKET_TRANSLATES 0x10a /* its flow is known by now: node_translate.h */
+#define PACKET_OPENS 0x109	/* its flow is about to be opened: snat.h */
+#define PACKET_TRANSLATES 0x10a /* its flow is known by now: flow_leave() */
 #define PACKET_RESETS 0x10b	/* to be answered with a reset: reject.h */
 #define PACKET_ERROR 0x10c	/* to be answered with an ICMP error: icmp.h */
 
@@ -194,6 +194,12 @@ static __always_inline enum parse_result parse_ipv4(struct cursor *cursor, struc
 	return ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_OFFSET_MASK) ? PARSE_FRAGMENT : PARSE_OK;
 }
 
+/* Whether an IPv6 header is one that is walked over. */
+static __always_inline bool is_extension(__u8 type)
+{
+	return type == IPPROTO_HOPOPTS || type == IPPROTO_ROUTING || type == IPPROTO_DSTOPTS;
+}
+
 /* Walks the extension headers before the transport header. `next` is the type of the first. */
 static __always_inline enum parse_result parse_extensions(struct cursor *cursor, struct packet *packet, __u8 next)
 {
@@ -205,7 +211,7 @@ static __always_inline enum parse_result parse_extensions(struct cursor *cursor,
 	for (i = 0; i < EXTENSIONS_MAX; i++) {
 		if (next == IPPROTO_FRAGMENT)
 			return PARSE_FRAGMENT;
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+		if (!is_extension(next))
 			break;
 		extension = cursor_take(cursor, sizeof(*extension));
 		if (!extension)
@@ -218,7 +224,7 @@ static __always_inline enum parse_result parse_extensions(struct cursor *cursor,
 		packet->transport_offset += length;
 		cursor->position = (void *)extension + length;
 	}
-	if (next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS || next == IPPROTO_FRAGMENT)
+	if (is_extension(next) || next == IPPROTO_FRAGMENT)
 		return PARSE_EXTENSION;
 	packet->key.protocol = next;
 	return PARSE_OK;
@@ -369,6 +375,23 @@ static __always_inline __u16 verifier_forget(__u16 value, __u32 unknown)
 
 	barrier_var(mixed);
 	return mixed ^ unknown;
+}
+
+/*
+ * Whether a helper takes so many bytes: from 1 to `most`. Compared in a way that tells every verifier both bounds:
+ * those before Linux 6.8 learn nothing of a number that is not 0, nor of a difference that is compared, which
+ * compilers make.
+ */
+static __always_inline bool length_is_within(__u32 *length, __u32 most)
+{
+	__u32 less = *length - 1;
+
+	barrier_var(less);
+	if (less >= most)
+		return false;
+	barrier_var(less);
+	*length = less + 1;
+	return true;
 }
 
 /* Fills in the packet from its headers. `ethernet`: it starts with an Ethernet header. */

@@ -114,7 +114,6 @@ struct scratch {
 	struct tunnel_target target; /* the backend that the packet's tunnel leads to */
 	__u32 target_index;
 	struct mss mss;
-	struct packet inner;	      /* what the packet carries, before it is unpacked */
 	struct address tunnel_source; /* the node it comes from */
 	struct held_key held;	      /* a fragment that waits for the first: fragment_wait.h */
 	struct quoted quoted;

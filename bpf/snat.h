@@ -205,4 +205,19 @@ static __always_inline bool flow_open(const struct packet *packet, const struct 
 	return true;
 }
 
+/* Opens the flow scratch->birth. Called after who has planned it. Returns PACKET_TRANSLATES, or the verdict. */
+__noinline int flow_begin_scratch(packet_context *context)
+{
+	struct packet packet = { .context = context };
+	struct scratch *scratch = scratch_find();
+	struct flow_view view = {};
+
+	if (!scratch)
+		return PACKET_DROP;
+	packet.ifindex = scratch->packet.ifindex;
+	if (!flow_open(&packet, &scratch->birth, &view))
+		return view.verdict;
+	return flow_leave(scratch, &view);
+}
+
 #endif

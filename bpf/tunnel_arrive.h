@@ -56,27 +56,55 @@ __noinline int tunnel_target_find(void)
 	return index;
 }
 
-/* The backend that the tunnel leads to. An ICMP error is about a packet of a flow, and does not say of which
- * protocol. */
-static __always_inline __u32 tunnel_target(struct scratch *scratch, const struct packet *packet,
-					   enum parse_result parsed)
+/* Whether the tunnel leads to a backend here of that protocol. */
+static __always_inline bool tunnel_leads_here(struct scratch *scratch, __u8 protocol)
+{
+	scratch->target.protocol = protocol;
+	scratch->target_index = tunnel_target_find();
+	return scratch->target_index;
+}
+
+/* The same of any protocol. */
+static __always_inline bool tunnel_leads_here_at_all(struct scratch *scratch)
+{
+	return tunnel_leads_here(scratch, IPPROTO_TCP) || tunnel_leads_here(scratch, IPPROTO_UDP) ||
+	       tunnel_leads_here(scratch, IPPROTO_SCTP);
+}
+
+/* Whether it does not say by itself which protocol's flow a packet is of: ICMP, and what may stand before a header.
+ */
+static __always_inline bool protocol_hides(__u8 protocol, bool ipv6)
+{
+	if (!ipv6)
+		return protocol == IPPROTO_ICMP;
+	return protocol == IPPROTO_ICMPV6 || protocol == IPPROTO_FRAGMENT || is_extension(protocol);
+}
+
+/* What follows the IP header of the packet within. */
+static __always_inline __u8 tunnel_protocol(const struct packet *packet)
+{
+	struct ipv6hdr *ip6;
+	struct iphdr *ip;
+
+	if (packet->ipv6) {
+		ip6 = packet_at(packet, packet->transport_offset, sizeof(*ip6));
+		return ip6 ? ip6->nexthdr : 0;
+	}
+	ip = packet_at(packet, packet->transport_offset, sizeof(*ip));
+	return ip ? ip->protocol : 0;
+}
+
+/* Finds the backend here that the tunnel of scratch->packet leads to. False: it is somebody else's tunnel. */
+static __always_inline bool tunnel_find_target(struct scratch *scratch, const struct packet *packet)
 {
 	struct tunnel_target *target = &scratch->target;
-	__u32 index;
+	__u8 protocol = tunnel_protocol(packet);
 
 	target->address = packet->key.tuple.destination;
 	target->port = tunnel_port(packet);
-	target->protocol = parsed == PARSE_ICMP ? IPPROTO_TCP : scratch->inner.key.protocol;
 	target->pad = 0;
-	index = tunnel_target_find();
-	if (index || parsed != PARSE_ICMP)
-		return index;
-	target->protocol = IPPROTO_UDP;
-	index = tunnel_target_find();
-	if (index)
-		return index;
-	target->protocol = IPPROTO_SCTP;
-	return tunnel_target_find();
+	return protocol_hides(protocol, packet->ipv6) ? tunnel_leads_here_at_all(scratch)
+						      : tunnel_leads_here(scratch, protocol);
 }
 
 /* A fragment in a tunnel. None is waited for: the node that has sent it did that, and has sent the first before. */
@@ -95,77 +123,53 @@ static __always_inline enum parse_result tunnel_parse_fragment(struct packet *in
 	return datagram_read(&key, inner) == DATAGRAM_KNOWN ? PARSE_OK : PARSE_FRAGMENT;
 }
 
-/* Fills in scratch->inner as what scratch->packet carries, where it is in there. A global function: verified once. */
-__noinline int tunnel_parse_scratch(packet_context *context)
-{
-	struct scratch *scratch = scratch_find();
-	struct packet inner = { .context = context, .key.edge = EDGE_ID_NODE };
-	enum parse_result result;
-	struct cursor cursor;
-	__u32 available;
-
-	if (!scratch)
-		return PARSE_NOT_OURS;
-	packet_make_linear(context);
-	cursor = packet_cursor(context);
-	cursor.position += scratch->packet.transport_offset & PACKET_OFFSET_MASK;
-	inner.ip_offset = scratch->packet.transport_offset;
-	inner.now = scratch->packet.now;
-	available = scratch->packet.length - ip_header_length(scratch->packet.ipv6);
-	result = scratch->packet.ipv6 ? parse_ipv6(&cursor, &inner, available)
-				      : parse_ipv4(&cursor, &inner, available);
-	if (result == PARSE_OK)
-		result = parse_transport(&cursor, &inner);
-	if (result == PARSE_FRAGMENT)
-		result = tunnel_parse_fragment(&inner);
-	packet_copy(&scratch->inner, &inner);
-	return result;
-}
-
-/* Takes the outer header off scratch->packet, which becomes scratch->inner. */
-static __always_inline bool tunnel_unpack(packet_context *context, struct scratch *scratch)
-{
-	__u32 header = ip_header_length(scratch->packet.ipv6);
-
-	if (bpf_skb_adjust_room(context, -(__s32)header, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-		return false;
-	packet_copy(&scratch->packet, &scratch->inner);
-	scratch->packet.ip_offset -= header;
-	scratch->packet.transport_offset -= header;
-	return true;
-}
-
 static __always_inline int tunnel_drop(void)
 {
 	count(drop_tunnel_unknown);
 	return PACKET_DROP;
 }
 
-/*
- * Handles scratch->packet, which is IP in IP. Returns the verdict; or, with what it carried in the scratch,
- * PACKET_TUNNEL, and PACKET_ICMP.
- */
+/* Takes the outer header off scratch->packet, which is IP in IP. Returns the verdict, or PACKET_AGAIN. */
 __noinline int tunnel_unpack_scratch(packet_context *context)
 {
 	struct packet packet = {};
 	struct device *device;
 	struct scratch *scratch = packet_resume(&packet, context, &device);
-	enum parse_result parsed;
+	__s32 header;
 
 	if (!scratch || packet.tagged || !packet_is_for(&packet, device) ||
 	    !address_has_tunnels(&packet.key.tuple.source))
 		return PACKET_PASS;
-	parsed = tunnel_parse_scratch(context);
-	scratch->target_index = tunnel_target(scratch, &packet, parsed);
-	if (!scratch->target_index)
-		return PACKET_PASS; /* somebody else's tunnel */
-	if (parsed == PARSE_FRAGMENT)
-		return fragment_drop();
-	if (parsed != PARSE_OK && parsed != PARSE_ICMP)
-		return tunnel_drop();
+	packet_make_linear(context);
+	if (!tunnel_find_target(scratch, &packet))
+		return PACKET_PASS;
 	scratch->tunnel_source = packet.key.tuple.source;
-	if (!tunnel_unpack(context, scratch))
+	header = ip_header_length(packet.ipv6);
+	if (bpf_skb_adjust_room(context, -header, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return node_drop();
+	return PACKET_AGAIN;
+}
+
+/* Reads what a tunnel has brought. Returns the verdict; or, with it in the scratch, PACKET_TUNNEL or PACKET_ICMP. */
+__noinline int tunnel_inner_scratch(packet_context *context)
+{
+	struct packet packet = { .context = context, .key.edge = EDGE_ID_NODE, .now = bpf_jiffies64() };
+	struct device *device = device_of_packet(context, packet.now);
+	struct scratch *scratch = scratch_find();
+	enum parse_result parsed;
+
+	if (!device || !scratch)
+		return PACKET_DROP;
+	parsed = packet_parse(&packet, !(device->flags & DEVICE_NO_ETHERNET));
+	parsed = verifier_forget(parsed, packet.now);
+	if (parsed == PARSE_FRAGMENT) {
+		parsed = tunnel_parse_fragment(&packet);
+		if (parsed == PARSE_FRAGMENT)
+			return fragment_drop();
+	}
+	packet_copy(&scratch->packet, &packet);
+	if (parsed != PARSE_ICMP && (parsed != PARSE_OK || !tunnel_leads_here(scratch, packet.key.protocol)))
+		return tunnel_drop();
 	count(tunnel_received);
 	return parsed == PARSE_ICMP ? PACKET_ICMP : PACKET_TUNNEL;
 }
@@ -302,15 +306,17 @@ __noinline int tunnel_deliver_scratch(packet_context *context)
 	if (!scratch)
 		return PACKET_DROP;
 	scratch_load(&packet, context, scratch);
-	node_view(scratch, &view);
+	flow_resume(scratch, &view);
 	return tunnel_leads(&view, scratch) ? tunnel_deliver(&packet, scratch, &view) : PACKET_BEGINS;
 }
 
-/* Handles scratch->packet, which is IP in IP. Returns the verdict, or PACKET_ICMP, as tunnel_unpack_scratch(). */
+/* Handles scratch->packet, which is IP in IP. Returns the verdict, or PACKET_ICMP: that is what it carried. */
 static __always_inline int tunnel_arrive(packet_context *context)
 {
 	int verdict = tunnel_unpack_scratch(context);
 
+	if (verdict == PACKET_AGAIN)
+		verdict = tunnel_inner_scratch(context);
 	if (verdict == PACKET_TUNNEL)
 		verdict = tunnel_known_scratch(context);
 	if (verdict == PACKET_BEGINS)
@@ -324,7 +330,7 @@ static __always_inline int tunnel_arrive(packet_context *context)
 	if (verdict == PACKET_BEGINS)
 		verdict = tunnel_new_scratch(context);
 	if (verdict == PACKET_OPENS)
-		verdict = node_open_scratch(context);
+		verdict = flow_begin_scratch(context);
 	return verdict == PACKET_TRANSLATES ? tunnel_deliver_scratch(context) : verdict;
 }
 
