@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -148,11 +149,37 @@ func (w *Wire) complete(received []byte) []byte {
 	return frame
 }
 
-// Attach runs a tc program on what arrives at, or leaves by, a device, until the link is closed.
-func (w *World) Attach(program *ebpf.Program, device *Device, attach ebpf.AttachType) (link.Link, error) {
+// Attach runs a tc program on what arrives at, or leaves by, a device, until it is detached.
+func (w *World) Attach(program *ebpf.Program, device *Device, attach ebpf.AttachType) (detach func() error, err error) {
 	attached, err := link.AttachTCX(link.TCXOptions{Program: program, Interface: device.Index, Attach: attach})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return w.attachFilter(program, device, attach)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("attach to %s: %w", device.Name, err)
 	}
-	return attached, nil
+	return attached.Close, nil
+}
+
+// attachFilter does it where the kernel has no tcx.
+func (w *World) attachFilter(program *ebpf.Program, device *Device, attach ebpf.AttachType) (detach func() error, err error) {
+	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+	if attach == ebpf.AttachTCXEgress {
+		parent = netlink.HANDLE_MIN_EGRESS
+	}
+	qdisc := &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: device.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+		QdiscType:  "clsact",
+	}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("add clsact to %s: %w", device.Name, err)
+	}
+	filter := &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: device.Index, Parent: parent, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
+		Fd:          program.FD(), Name: "weir", DirectAction: true,
+	}
+	if err := netlink.FilterAdd(filter); err != nil {
+		return nil, fmt.Errorf("add a filter to %s: %w", device.Name, err)
+	}
+	return func() error { return netlink.FilterDel(filter) }, nil
 }

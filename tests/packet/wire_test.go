@@ -30,12 +30,12 @@ func (tr *trial) attach(program *ebpf.Program, device string, direction ebpf.Att
 
 func (tr *trial) attachTo(program *ebpf.Program, device *Device, direction ebpf.AttachType) {
 	tr.Helper()
-	attached, err := tr.Attach(program, device, direction)
+	detach, err := tr.Attach(program, device, direction)
 	if err != nil {
 		tr.Fatal(err)
 	}
 	tr.Cleanup(func() {
-		if err := attached.Close(); err != nil {
+		if err := detach(); err != nil {
 			tr.Error(err)
 		}
 	})
