@@ -179,11 +179,10 @@ func (w *world) fillServices() error {
 	if err != nil {
 		return err
 	}
-	problems, err := applier.Sync(all)
-	if err != nil {
+	if err := applier.Sync(all); err != nil {
 		return fmt.Errorf("write the services: %w", err)
 	}
-	if len(problems) > 0 {
+	if problems := applier.Problems(); len(problems) > 0 {
 		return fmt.Errorf("write the services: %s", problems[0].Message)
 	}
 	return nil

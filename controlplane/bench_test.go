@@ -14,9 +14,11 @@ import (
 // nowhere is an Applier that does nothing.
 type nowhere struct{}
 
-func (nowhere) Sync([]compile.Service) ([]compile.Problem, error) { return nil, nil }
+func (nowhere) Sync([]compile.Service) error { return nil }
 
-func (nowhere) Apply([]compile.Service, []compile.ID) ([]compile.Problem, error) { return nil, nil }
+func (nowhere) Apply([]compile.Service, []compile.ID) error { return nil }
+
+func (nowhere) Problems() []compile.Problem { return nil }
 
 // loaded returns a controller that has taken in Services of ten endpoints each.
 func loaded(b testing.TB, services int) (*store.Store, *Controller) {

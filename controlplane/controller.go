@@ -23,16 +23,18 @@ import (
 // has at least one. A frontend may move from one service to another within one call: it belongs to the one
 // whose desired state has it, whichever the order.
 //
-// The problems returned are all that stand after the call, also those of services that an earlier call
-// brought: services left out for want of room, say, which a later call takes in when there is room again. An
-// error says that the maps may not hold what they should; the controller then calls Sync until it succeeds.
+// An error says that the maps may not hold what they should; the controller then calls Sync until it succeeds.
 // Lists and services are not modified by either side afterwards.
 type Applier interface {
 	// Sync makes the maps hold these services and no others. Where they do already, nothing is written.
-	Sync(all []compile.Service) ([]compile.Problem, error)
+	Sync(all []compile.Service) error
 
 	// Apply writes changed services and takes out removed ones. Either may already be as they should.
-	Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error)
+	Apply(changed []compile.Service, removed []compile.ID) error
+
+	// Problems are all that stand now: services left out for want of room, say, until there is some again, by a later
+	// call or without one. It may be called at any time, and must be quick.
+	Problems() []compile.Problem
 }
 
 // Addresses writes what becomes of packets to addresses of Services that no frontend is for (rule C05). After an error
@@ -80,13 +82,12 @@ type Controller struct {
 	retryAt time.Time
 	backoff wait.Backoff
 
-	mu              sync.Mutex
-	desired         *desired
-	pending         map[compile.ID]struct{}
-	taken, applied  store.Changes           // that the desired state and the maps have
-	arrived         map[store.Key]time.Time // of the oldest change of an object that is not in the maps
-	applierProblems []compile.Problem
-	status          Status // but for what snapshot fills in
+	mu             sync.Mutex
+	desired        *desired
+	pending        map[compile.ID]struct{}
+	taken, applied store.Changes           // that the desired state and the maps have
+	arrived        map[store.Key]time.Time // of the oldest change of an object that is not in the maps
+	status         Status                  // but for what snapshot fills in
 }
 
 // New returns a controller. Nothing happens until Run.
@@ -180,15 +181,12 @@ func (c *Controller) note(object store.Key, arrived time.Time) {
 func (c *Controller) write() {
 	changed, removed := c.difference()
 	start := time.Now()
-	var problems []compile.Problem
 	var err error
 	switch {
 	case c.full:
-		problems, err = c.options.Applier.Sync(changed)
+		err = c.options.Applier.Sync(changed)
 	case len(changed)+len(removed) > 0:
-		problems, err = c.options.Applier.Apply(changed, removed)
-	default:
-		problems = c.applierProblems
+		err = c.options.Applier.Apply(changed, removed)
 	}
 	if err == nil {
 		err = c.writeAddresses()
@@ -202,7 +200,7 @@ func (c *Controller) write() {
 	}
 	c.options.Log.Debug("services written", zap.Bool("all", c.full), zap.Int("changed", len(changed)),
 		zap.Int("removed", len(removed)), zap.Duration("took", time.Since(start)))
-	c.succeeded(problems)
+	c.succeeded()
 }
 
 // writeAddresses follows the frontends: to those of a new Service packets are admitted before the others are refused.
@@ -255,7 +253,7 @@ func (c *Controller) failed(err error) {
 }
 
 // succeeded records that the maps hold all that is desired, and tells who wants to know.
-func (c *Controller) succeeded(problems []compile.Problem) {
+func (c *Controller) succeeded() {
 	c.full, c.retryAt, c.backoff = false, time.Time{}, freshBackoff()
 	now := time.Now()
 	c.mu.Lock()
@@ -263,7 +261,7 @@ func (c *Controller) succeeded(problems []compile.Problem) {
 	c.desired.departed = false
 	arrived := c.arrived
 	c.applied = c.taken
-	c.arrived, c.pending, c.applierProblems = map[store.Key]time.Time{}, map[compile.ID]struct{}{}, problems
+	c.arrived, c.pending = map[store.Key]time.Time{}, map[compile.ID]struct{}{}
 	c.status.Synced, c.status.Failures, c.status.LastApplied = true, 0, now
 	if oldest := oldestOf(arrived, time.Time{}); !oldest.IsZero() {
 		c.status.LastLatency = now.Sub(oldest)

@@ -224,11 +224,28 @@ func TestChangesWaiting(t *testing.T) {
 	})
 }
 
+// Problems of the maps are told as they are now: a sweep makes room without any change of an object.
+func TestProblemsOfTheMapsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t)
+		w.maps.setProblems(compile.Problem{Object: "Service default/a", Reason: "NoRoom", Message: "full"})
+		w.update(newService("a", "10.96.0.1", 1))
+		w.store.Synced()
+		w.expect("start", "sync")
+		w.maps.setProblems()
+		for _, problem := range w.controller.Status().Problems {
+			if problem.Reason == "NoRoom" {
+				t.Errorf("there is room, and the status says %v", problem)
+			}
+		}
+	})
+}
+
 // TestStatus: lag counts from the arrival of the change, problems come from everywhere, in order.
 func TestStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t)
-		w.maps.problems = []compile.Problem{{Object: "Service default/a", Reason: "NoRoom", Message: "full"}}
+		w.maps.setProblems(compile.Problem{Object: "Service default/a", Reason: "NoRoom", Message: "full"})
 		lost := newSlice("a", "10.244.0.1")
 		lost.Labels = nil
 		w.update(newService("a", "10.96.0.1", 1), lost)

@@ -34,6 +34,7 @@ type Status struct {
 // Status returns a snapshot. It may be called at any time, from anywhere.
 func (c *Controller) Status() Status {
 	status := c.snapshot()
+	status.Problems = append(status.Problems, c.options.Applier.Problems()...)
 	status.Problems = append(status.Problems, c.options.Store.Problems()...)
 	for _, problems := range c.options.Problems {
 		status.Problems = append(status.Problems, problems()...)
@@ -84,7 +85,7 @@ func (c *Controller) snapshot() Status {
 	status := c.behind(waiting)
 	status.Services = len(c.desired.services)
 	status.Frontends = c.desired.tally.Frontends()
-	status.Problems = append(c.desired.problems(), c.applierProblems...)
+	status.Problems = c.desired.problems()
 	return status
 }
 

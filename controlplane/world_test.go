@@ -27,27 +27,27 @@ type fakeMaps struct {
 	wrong    []string // breaches of the contract
 }
 
-func (f *fakeMaps) Sync(all []compile.Service) ([]compile.Problem, error) {
+func (f *fakeMaps) Sync(all []compile.Service) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls = append(f.calls, "sync")
 	if f.broken != nil {
-		return nil, f.broken
+		return f.broken
 	}
 	f.services = map[compile.ID]compile.Service{}
 	for _, service := range all {
 		f.services[service.ID] = service
 	}
 	f.check()
-	return f.problems, nil
+	return nil
 }
 
-func (f *fakeMaps) Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error) {
+func (f *fakeMaps) Apply(changed []compile.Service, removed []compile.ID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls = append(f.calls, fmt.Sprintf("apply %d %d", len(changed), len(removed)))
 	if f.broken != nil {
-		return nil, f.broken
+		return f.broken
 	}
 	for _, service := range changed {
 		if old, had := f.services[service.ID]; had && old.Equal(service) {
@@ -62,7 +62,13 @@ func (f *fakeMaps) Apply(changed []compile.Service, removed []compile.ID) ([]com
 		delete(f.services, id)
 	}
 	f.check()
-	return f.problems, nil
+	return nil
+}
+
+func (f *fakeMaps) Problems() []compile.Problem {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.problems
 }
 
 // check looks for frontends with two owners, and services without any.
@@ -80,6 +86,12 @@ func (f *fakeMaps) check() {
 			owners[key] = id
 		}
 	}
+}
+
+func (f *fakeMaps) setProblems(problems ...compile.Problem) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.problems = problems
 }
 
 // take returns the calls since it was last asked.

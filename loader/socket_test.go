@@ -251,7 +251,7 @@ func (e socketEdge) serve(t *testing.T, services ...compile.Service) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := applier.Sync(services); err != nil {
+	if err := applier.Sync(services); err != nil {
 		t.Fatal(err)
 	}
 }

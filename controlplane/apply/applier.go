@@ -21,6 +21,7 @@ import (
 	gomaps "maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -45,6 +46,8 @@ type Applier struct {
 	synced  bool                            // wanted is all there is: what it lacks may go
 	leftOut map[compile.ID]*shortage        // those of them for which there was no room
 	room    bool                            // has come free since those were tried
+
+	standing atomic.Pointer[[]compile.Problem] // as of the last work that has not failed
 }
 
 // Option changes how an Applier writes.
@@ -100,11 +103,13 @@ func (a *Applier) Arena() maps.ArenaUse {
 	return a.state.arena.Use()
 }
 
-// Problems returns what stands in the way of services now. A sweep may have made room since the last change.
+// Problems returns what stands in the way of services now. A sweep may have made room since the last change. It waits
+// for no write that goes on.
 func (a *Applier) Problems() []compile.Problem {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.problems()
+	if standing := a.standing.Load(); standing != nil {
+		return slices.Clone(*standing)
+	}
+	return nil
 }
 
 func (a *Applier) problems() []compile.Problem {
@@ -112,15 +117,12 @@ func (a *Applier) problems() []compile.Problem {
 	for _, id := range slices.SortedFunc(gomaps.Keys(a.leftOut), compile.ID.Compare) {
 		problems = append(problems, a.leftOut[id].problem(id, a.state.services[id] != nil))
 	}
-	if a.state != nil {
-		problems = append(problems, a.state.targets.problem()...)
-	}
-	return problems
+	return append(problems, a.state.targets.problem()...)
 }
 
-// Sync makes the maps hold these services and no others. Where they do already, nothing is written. The
-// problems are all that stand afterwards; after an error Sync or Apply is to be called again.
-func (a *Applier) Sync(all []compile.Service) ([]compile.Problem, error) {
+// Sync makes the maps hold these services and no others. Where they do already, nothing is written. After an error Sync
+// or Apply is to be called again.
+func (a *Applier) Sync(all []compile.Service) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.wanted = make(map[compile.ID]*compile.Service, len(all))
@@ -130,8 +132,8 @@ func (a *Applier) Sync(all []compile.Service) ([]compile.Problem, error) {
 }
 
 // Apply writes changed services and takes out removed ones. Either may already be as they should. The cost
-// depends on them alone. Problems and errors are as with Sync.
-func (a *Applier) Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error) {
+// depends on them alone. Errors are as with Sync.
+func (a *Applier) Apply(changed []compile.Service, removed []compile.ID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.want(changed)
@@ -160,17 +162,19 @@ func pointers(services []compile.Service) []*compile.Service {
 }
 
 // try does work that writes. When it fails only the maps know how far it got.
-func (a *Applier) try(work func() error) ([]compile.Problem, error) {
+func (a *Applier) try(work func() error) error {
 	if a.state == nil {
 		if err := a.read(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := work(); err != nil {
 		a.state = nil
-		return nil, err
+		return err
 	}
-	return a.problems(), nil
+	problems := a.problems()
+	a.standing.Store(&problems)
+	return nil
 }
 
 // convergeAll makes the maps hold all that is desired and nothing else. Before Sync that is not known: what a predecessor

@@ -74,7 +74,8 @@ func at(want compile.Service, vips ...int) compile.Service {
 
 func mustSync(t testing.TB, a *Applier, all ...compile.Service) {
 	t.Helper()
-	problems, err := a.Sync(all)
+	err := a.Sync(all)
+	problems := a.Problems()
 	if err != nil || len(problems) > 0 {
 		t.Fatalf("Sync: %v, %v", problems, err)
 	}
@@ -82,7 +83,8 @@ func mustSync(t testing.TB, a *Applier, all ...compile.Service) {
 
 func mustApply(t testing.TB, a *Applier, changed []compile.Service, removed ...compile.ID) {
 	t.Helper()
-	problems, err := a.Apply(changed, removed)
+	err := a.Apply(changed, removed)
+	problems := a.Problems()
 	if err != nil || len(problems) > 0 {
 		t.Fatalf("Apply: %v, %v", problems, err)
 	}
@@ -417,7 +419,7 @@ func TestGoneBackendsSaySo(t *testing.T) {
 	}
 	// Its writer ends just before it says so.
 	w.left = 5
-	if _, err := a.Apply([]compile.Service{web(1, 2)}, nil); !errors.Is(err, errStopped) || gone() {
+	if err := a.Apply([]compile.Service{web(1, 2)}, nil); !errors.Is(err, errStopped) || gone() {
 		t.Fatalf("Apply: %v, gone is %v", err, gone())
 	}
 	mustSync(t, newApplier(t, set), web(1, 2))
@@ -501,8 +503,8 @@ func TestNoRoom(t *testing.T) {
 			last := len(test.fit) - 1
 			fewer := test.fit[last]
 			fewer.Inside = nil
-			if problems, err := a.Apply([]compile.Service{fewer}, nil); err != nil || len(problems) == 0 {
-				t.Errorf("another change: %v, %v", problems, err)
+			if err := a.Apply([]compile.Service{fewer}, nil); err != nil || len(a.Problems()) == 0 {
+				t.Errorf("another change: %v, %v", a.Problems(), err)
 			}
 			checkServed(t, set, fewer)
 			// Room comes with what goes, at the latest when its flows have ended.
@@ -510,7 +512,7 @@ func TestNoRoom(t *testing.T) {
 			for _, gone := range test.fit {
 				ids = append(ids, gone.ID)
 			}
-			if _, err := a.Apply(nil, ids); err != nil {
+			if err := a.Apply(nil, ids); err != nil {
 				t.Fatal(err)
 			}
 			var epoch uint32
@@ -526,10 +528,10 @@ func TestNoRoom(t *testing.T) {
 
 func checkLeftOut(t *testing.T, a *Applier, want compile.Service, parts ...string) {
 	t.Helper()
-	problems, err := a.Apply([]compile.Service{want}, nil)
-	if err != nil {
+	if err := a.Apply([]compile.Service{want}, nil); err != nil {
 		t.Fatal(err)
 	}
+	problems := a.Problems()
 	object := "Service default/" + want.ID.Name
 	for _, problem := range problems {
 		if problem.Object != object {
@@ -554,11 +556,10 @@ func TestAFullArenaDoesNotStopChanges(t *testing.T) {
 	var all []compile.Service
 	for n := 1; ; n++ {
 		want := web(n, byte(n), byte(n+1))
-		problems, err := a.Apply([]compile.Service{want}, nil)
-		if err != nil {
+		if err := a.Apply([]compile.Service{want}, nil); err != nil {
 			t.Fatal(err)
 		}
-		if len(problems) > 0 {
+		if len(a.Problems()) > 0 {
 			mustApply(t, a, nil, want.ID)
 			break
 		}
@@ -650,7 +651,7 @@ func TestAFailedWriteIsMadeGood(t *testing.T) {
 	a, w := stepped(t, set)
 	mustSync(t, a, web(1, 1), web(2, 2), web(3, 3))
 	w.left = 4
-	if _, err := a.Apply([]compile.Service{web(1, 4), web(2, 5)}, []compile.ID{web(3).ID}); !errors.Is(err, errStopped) {
+	if err := a.Apply([]compile.Service{web(1, 4), web(2, 5)}, []compile.ID{web(3).ID}); !errors.Is(err, errStopped) {
 		t.Fatalf("Apply: %v", err)
 	}
 	w.left = -1
@@ -662,7 +663,7 @@ func TestAFailedWriteIsMadeGood(t *testing.T) {
 	checkTidy(t, a, all)
 
 	w.left = 2
-	if _, err := a.Apply([]compile.Service{web(1, 7)}, nil); !errors.Is(err, errStopped) {
+	if err := a.Apply([]compile.Service{web(1, 7)}, nil); !errors.Is(err, errStopped) {
 		t.Fatalf("Apply: %v", err)
 	}
 	w.left = -1
@@ -670,6 +671,21 @@ func TestAFailedWriteIsMadeGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkServed(t, set, web(1, 7), web(2, 5), web(4, 6))
+}
+
+// What stood in the way of services is told also while the maps are to be read back.
+func TestProblemsAfterAFailedWrite(t *testing.T) {
+	sizes := smallSizes()
+	sizes.Backends = 4
+	a, w := stepped(t, newSet(t, sizes))
+	checkLeftOut(t, a, web(1, 1, 2, 3, 4, 5), "--max-backends")
+	w.left = 0
+	if err := a.Apply([]compile.Service{web(2, 1)}, nil); !errors.Is(err, errStopped) {
+		t.Fatalf("Apply: %v", err)
+	}
+	if problems := a.Problems(); len(problems) != 1 {
+		t.Errorf("one service is left out, and the problems are %v", problems)
+	}
 }
 
 // Before a successor knows what is desired it takes nothing out, also where a write of its sweeps has failed (rule S09).

@@ -169,7 +169,7 @@ func TestEndingsOutliveInterruptions(t *testing.T) {
 			if removed {
 				changed, gone, want = nil, []compile.ID{dns(1, 0).ID}, []string{"web1 1", "web1 2"}
 			}
-			_, err := a.Apply(changed, gone)
+			err := a.Apply(changed, gone)
 			b := newApplier(t, set)
 			mustSync(t, b, changed...)
 			ends := slices.DeleteFunc(endingsOf(t, b), func(e string) bool { return e[:3] == "any" })

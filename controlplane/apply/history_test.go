@@ -273,7 +273,6 @@ func (h *history) change() {
 	changed, removed := h.desire()
 	before := h.leads
 	h.seen = map[maps.FrontendKey][]answer{}
-	var problems []compile.Problem
 	err := errStopped
 	for tries := 0; errors.Is(err, errStopped); tries++ {
 		h.steps.left = -1
@@ -284,20 +283,20 @@ func (h *history) change() {
 		switch {
 		case tries == 0 && h.IntN(3) > 0:
 			h.note("apply %v, remove %v, failing at %d", changed, removed, h.steps.left)
-			problems, err = h.applier.Apply(changed, removed)
+			err = h.applier.Apply(changed, removed)
 		case tries == 0 || h.IntN(2) == 0:
 			h.note("sync %v, failing at %d", all, h.steps.left)
-			problems, err = h.applier.Sync(all)
+			err = h.applier.Sync(all)
 		default:
 			h.restart()
-			problems, err = h.applier.Sync(all)
+			err = h.applier.Sync(all)
 		}
 	}
 	if err != nil {
 		h.fail("%v", err)
 	}
 	h.look()
-	h.settle(problems)
+	h.settle(h.applier.Problems())
 	h.checkSeen(before)
 	h.seen = nil
 }
@@ -453,8 +452,10 @@ func (h *history) run(steps int) {
 		switch h.IntN(8) {
 		case 0:
 			h.restart()
-			if problems, err := h.applier.Sync(slices.Collect(mapValues(h.desired))); err != nil {
-				h.fail("%v, %v", problems, err)
+			err := h.applier.Sync(slices.Collect(mapValues(h.desired)))
+			problems := h.applier.Problems()
+			if err != nil {
+				h.fail("%v", err)
 			} else if made := h.steps.made; made > 0 && len(problems) == 0 {
 				h.fail("a restart wrote %d times", made)
 			} else {
@@ -471,7 +472,7 @@ func (h *history) run(steps int) {
 	h.flows = nil
 	h.note("end")
 	h.steps.left = -1
-	if _, err := h.applier.Sync(nil); err != nil {
+	if err := h.applier.Sync(nil); err != nil {
 		h.fail("%v", err)
 	}
 	sweepAll(h.t, h.applier, &h.epoch)

@@ -104,7 +104,7 @@ func (l *life) live(m moment) error {
 	l.what = m.what
 	if !m.sweep {
 		l.before, l.after = l.after, m.all
-		_, err := l.applier.Sync(m.all)
+		err := l.applier.Sync(m.all)
 		return err
 	}
 	l.before = l.after

@@ -134,7 +134,7 @@ func (a *Applier) BeginSweep() (Sweep, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state == nil {
-		if _, err := a.try(a.convergeAll); err != nil {
+		if err := a.try(a.convergeAll); err != nil {
 			return Sweep{}, err
 		}
 	}
@@ -183,13 +183,12 @@ func (a *Applier) EndSweep(sweep Sweep, epoch uint32) error {
 		return nil
 	}
 	a.state.awaiting = append(a.state.awaiting, met...)
-	_, err := a.try(func() error {
+	return a.try(func() error {
 		if err := a.endingsSwept(sweep.endings); err != nil {
 			return err
 		}
 		return a.converge(nil, nil)
 	})
-	return err
 }
 
 // endSome takes the first of those that wait, frees what can be, and returns those that must wait on.

@@ -125,7 +125,8 @@ func TestNoRoomForSourceRanges(t *testing.T) {
 	other := behind(web(2, 2), 10, "10.0.0.0/8")
 	mustSync(t, a, open, other)
 	want := behind(web(1, 1), 9, "10.0.0.0/8", "172.16.0.0/12")
-	problems, err := a.Sync([]compile.Service{want, other})
+	err := a.Sync([]compile.Service{want, other})
+	problems := a.Problems()
 	if err != nil || len(problems) != 1 || !strings.Contains(problems[0].Message, "--max-source-ranges") {
 		t.Fatalf("Sync: %v, %v", problems, err)
 	}
@@ -148,7 +149,8 @@ func TestNoRoomForARestrictedService(t *testing.T) {
 	open.Restricted = false
 	mustSync(t, a, open)
 	want := behind(web(1, 1, 2, 3, 4, 5, 6, 7, 8), 9, "10.0.0.0/8")
-	problems, err := a.Sync([]compile.Service{want})
+	err := a.Sync([]compile.Service{want})
+	problems := a.Problems()
 	if err != nil || len(problems) != 1 {
 		t.Fatalf("Sync: %v, %v; there was room", problems, err)
 	}

@@ -47,8 +47,7 @@ func (a *Applier) TunnelsChanged() error {
 	if a.state == nil {
 		work = a.convergeAll
 	}
-	_, err := a.try(work)
-	return err
+	return a.try(work)
 }
 
 // openTarget has packets to a backend of this node taken out of tunnels.

@@ -155,7 +155,8 @@ func TestNoRoomForTargets(t *testing.T) {
 	}
 	set.TunnelTargets = small
 	a := newTunnels(t, set, &send)
-	problems, err := a.Sync([]compile.Service{places(1, "hhh")})
+	err = a.Sync([]compile.Service{places(1, "hhh")})
+	problems := a.Problems()
 	const told = "1 endpoints of this node have no room beside 2 others"
 	if err != nil || len(problems) != 1 || !strings.HasPrefix(problems[0].Message, told) {
 		t.Fatalf("%v, %v; want %s", problems, err, told)
@@ -167,8 +168,8 @@ func TestNoRoomForTargets(t *testing.T) {
 	left := full[0].address.Addr().As4()[3]
 	where := []byte("hhh")
 	where[left%3] = '-' // one of the others
-	problems, err = a.Apply([]compile.Service{places(1, string(where))}, nil)
-	if err != nil || len(problems) != 0 {
+	err = a.Apply([]compile.Service{places(1, string(where))}, nil)
+	if problems = a.Problems(); err != nil || len(problems) != 0 {
 		t.Errorf("there is room: %v, %v", problems, err)
 	}
 	wantPlaces(t, set, fmt.Sprint(strings.ToUpper(string(where))))

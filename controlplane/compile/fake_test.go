@@ -40,11 +40,11 @@ type fakeMaps struct {
 	services map[compile.ID]compile.Service
 }
 
-func (f *fakeMaps) Sync(all []compile.Service) ([]compile.Problem, error) {
+func (f *fakeMaps) Sync(all []compile.Service) error {
 	return f.Apply(all, nil)
 }
 
-func (f *fakeMaps) Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error) {
+func (f *fakeMaps) Apply(changed []compile.Service, removed []compile.ID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, service := range changed {
@@ -53,8 +53,10 @@ func (f *fakeMaps) Apply(changed []compile.Service, removed []compile.ID) ([]com
 	for _, id := range removed {
 		delete(f.services, id)
 	}
-	return nil, nil
+	return nil
 }
+
+func (f *fakeMaps) Problems() []compile.Problem { return nil }
 
 // all returns the services in order of their IDs.
 func (f *fakeMaps) all() []compile.Service {

@@ -41,7 +41,7 @@ func bench(t *testing.T) (*Recorder, *maps.Set) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = applier.Sync([]compile.Service{{
+	err = applier.Sync([]compile.Service{{
 		ID: compile.ID{Namespace: "default", Name: "web", Protocol: compile.TCP, Family: compile.IPv4},
 		Frontends: []compile.Frontend{
 			{Kind: compile.ClusterIP, Address: netip.MustParseAddrPort(vip)},

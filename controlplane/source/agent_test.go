@@ -27,14 +27,14 @@ type recorder struct {
 	applied  chan time.Time
 }
 
-func (r *recorder) Sync(all []compile.Service) ([]compile.Problem, error) {
+func (r *recorder) Sync(all []compile.Service) error {
 	r.mu.Lock()
 	r.services = map[string][]string{}
 	r.mu.Unlock()
 	return r.Apply(all, nil)
 }
 
-func (r *recorder) Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error) {
+func (r *recorder) Apply(changed []compile.Service, removed []compile.ID) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, service := range changed {
@@ -52,8 +52,10 @@ func (r *recorder) Apply(changed []compile.Service, removed []compile.ID) ([]com
 	case r.applied <- time.Now():
 	default:
 	}
-	return nil, nil
+	return nil
 }
+
+func (r *recorder) Problems() []compile.Problem { return nil }
 
 // state describes what the maps hold: "a:2 b:0", names and numbers of backends.
 func (r *recorder) state() string {

@@ -150,8 +150,8 @@ func TestAChangeEndsFlows(t *testing.T) {
 
 func (b *bench) apply(t *testing.T, service compile.Service) {
 	t.Helper()
-	if problems, err := b.applier.Apply([]compile.Service{service}, nil); err != nil || len(problems) > 0 {
-		t.Fatal(problems, err)
+	if err := b.applier.Apply([]compile.Service{service}, nil); err != nil || len(b.applier.Problems()) > 0 {
+		t.Fatal(b.applier.Problems(), err)
 	}
 }
 

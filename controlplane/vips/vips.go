@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/cilium/ebpf"
@@ -18,8 +19,9 @@ import (
 
 // Applier writes services to the maps; see controlplane.Applier.
 type Applier interface {
-	Sync(all []compile.Service) ([]compile.Problem, error)
-	Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error)
+	Sync(all []compile.Service) error
+	Apply(changed []compile.Service, removed []compile.ID) error
+	Problems() []compile.Problem
 }
 
 // Follower is an Applier that has another one write, and then writes the addresses of what that has been given. It is
@@ -28,6 +30,7 @@ type Follower struct {
 	applier Applier
 	vips    *ebpf.Map
 	answers bool
+	left    atomic.Int64 // addresses for which there was no room
 
 	mu       sync.Mutex
 	services map[compile.ID][]entry
@@ -66,15 +69,14 @@ func Follow(applier Applier, set *maps.Set, answers bool) *Follower {
 }
 
 // Sync is of Applier. Where the map holds what it should, nothing is written.
-func (f *Follower) Sync(all []compile.Service) ([]compile.Problem, error) {
-	problems, err := f.applier.Sync(all)
-	if err != nil {
-		return problems, err
+func (f *Follower) Sync(all []compile.Service) error {
+	if err := f.applier.Sync(all); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.read(); err != nil {
-		return nil, err
+		return err
 	}
 	touched := map[netip.Addr]struct{}{}
 	for address := range f.held {
@@ -83,19 +85,18 @@ func (f *Follower) Sync(all []compile.Service) ([]compile.Problem, error) {
 	for _, service := range all {
 		f.replace(service.ID, f.countsOf(service), touched)
 	}
-	return f.write(touched, problems)
+	return f.write(touched)
 }
 
 // Apply is of Applier.
-func (f *Follower) Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error) {
-	problems, err := f.applier.Apply(changed, removed)
-	if err != nil {
-		return problems, err
+func (f *Follower) Apply(changed []compile.Service, removed []compile.ID) error {
+	if err := f.applier.Apply(changed, removed); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.held == nil {
-		return nil, errors.New("the map vips is to be written anew")
+		return errors.New("the map vips is to be written anew")
 	}
 	touched := map[netip.Addr]struct{}{}
 	for _, id := range removed {
@@ -104,7 +105,19 @@ func (f *Follower) Apply(changed []compile.Service, removed []compile.ID) ([]com
 	for _, service := range changed {
 		f.replace(service.ID, f.countsOf(service), touched)
 	}
-	return f.write(touched, problems)
+	return f.write(touched)
+}
+
+// Problems is of Applier.
+func (f *Follower) Problems() []compile.Problem {
+	problems := f.applier.Problems()
+	if left := f.left.Load(); left > 0 {
+		problems = append(problems, compile.Problem{
+			Object: "Map vips", Reason: "NoRoom",
+			Message: fmt.Sprintf("%d addresses of Services have no room: they answer no ping, and fragments to them that come out of order are left alone; raise --max-frontends", left),
+		})
+	}
+	return problems
 }
 
 // read reads back what the map holds, and forgets what was wanted.
@@ -157,20 +170,15 @@ func (f *Follower) replace(id compile.ID, counts []entry, touched map[netip.Addr
 }
 
 // write brings the map up to date where it was touched. After a failure only the map knows how far it got.
-func (f *Follower) write(touched map[netip.Addr]struct{}, problems []compile.Problem) ([]compile.Problem, error) {
+func (f *Follower) write(touched map[netip.Addr]struct{}) error {
 	for address := range touched {
 		if err := f.writeOne(address); err != nil {
 			f.held = nil
-			return nil, err
+			return err
 		}
 	}
-	if len(f.full) > 0 {
-		problems = append(problems, compile.Problem{
-			Object: "Map vips", Reason: "NoRoom",
-			Message: fmt.Sprintf("%d addresses of Services have no room: they answer no ping, and fragments to them that come out of order are left alone; raise --max-frontends", len(f.full)),
-		})
-	}
-	return problems, nil
+	f.left.Store(int64(len(f.full)))
+	return nil
 }
 
 func (f *Follower) writeOne(address netip.Addr) error {

@@ -15,9 +15,10 @@ import (
 // nothing is an Applier that has nothing to do.
 type nothing struct{}
 
-func (nothing) Sync([]compile.Service) ([]compile.Problem, error) { return nil, nil }
+func (nothing) Sync([]compile.Service) error { return nil }
 
-func (nothing) Apply([]compile.Service, []compile.ID) ([]compile.Problem, error) { return nil, nil }
+func (nothing) Apply([]compile.Service, []compile.ID) error { return nil }
+func (nothing) Problems() []compile.Problem                 { return nil }
 
 // service is one with frontends of every kind on a port, and so many backends.
 func service(name string, port uint16, inside, outside int) compile.Service {
@@ -72,13 +73,13 @@ func TestC09Addresses(t *testing.T) {
 	}
 	sync := func(f *vips.Follower, services ...compile.Service) {
 		t.Helper()
-		if _, err := f.Sync(services); err != nil {
+		if err := f.Sync(services); err != nil {
 			t.Fatal(err)
 		}
 	}
 	apply := func(changed []compile.Service, removed ...compile.ID) {
 		t.Helper()
-		if _, err := follower.Apply(changed, removed); err != nil {
+		if err := follower.Apply(changed, removed); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -198,7 +198,7 @@ func (h *hammer) strike() error {
 	if h.IntN(500) == 0 {
 		return h.commit(h.restart)
 	}
-	return h.commit(func() error { return check(h.applier.Apply(h.all(), nil)) })
+	return h.commit(func() error { return h.check(h.applier.Apply(h.all(), nil)) })
 }
 
 // commit allows packets to go where they go and where they shall go while the maps are written, and then no more where
@@ -217,9 +217,9 @@ func (h *hammer) commit(write func() error) error {
 	return nil
 }
 
-// check makes problems, of which there should be none, an error.
-func check(problems []compile.Problem, err error) error {
-	if len(problems) > 0 {
+// check makes problems that a write leaves, of which there should be none, an error.
+func (h *hammer) check(err error) error {
+	if problems := h.applier.Problems(); err == nil && len(problems) > 0 {
 		return fmt.Errorf("problems: %v", problems)
 	}
 	return err
@@ -238,7 +238,7 @@ func (h *hammer) restart() (err error) {
 	if err != nil {
 		return err
 	}
-	return check(h.applier.Sync(h.all()))
+	return h.check(h.applier.Sync(h.all()))
 }
 
 // makeRoom sweeps until there are backend indices enough for one more change.

@@ -252,11 +252,10 @@ func (w *World) writeDevices() error {
 
 // Serve makes these services, and no others, the ones of the world.
 func (w *World) Serve(services ...compile.Service) error {
-	problems, err := w.applier.Sync(services)
-	if err != nil {
+	if err := w.applier.Sync(services); err != nil {
 		return err
 	}
-	for _, problem := range problems {
+	for _, problem := range w.applier.Problems() {
 		return fmt.Errorf("%s: %s", problem.Object, problem.Message)
 	}
 	return nil
