@@ -18,8 +18,10 @@ import (
 const (
 	// lookPause is the shortest time between two looks.
 	lookPause = 100 * time.Millisecond
-	// lookAgain is when sockets are found that were being connected while the maps changed.
-	lookAgain = time.Second
+	// lookAgain is when sockets are found that were being connected while the maps changed, and the first pause after a
+	// look that has failed; each further one takes twice as long, up to lookAtLeast.
+	lookAgain   = time.Second
+	lookAtLeast = time.Minute
 )
 
 // Kernel lists and closes sockets of the calling thread's network namespace; a *loader.Sockets does.
@@ -43,7 +45,9 @@ type Closer struct {
 	closed  atomic.Uint64
 
 	// Owned by Run.
-	since map[uint64]time.Time // sockets that are to be closed later, by cookie, and when that was found
+	since   map[uint64]time.Time // sockets that are to be closed later, by cookie, and when that was found
+	failure string               // of the last look
+	retry   time.Duration        // until the next one, if that has failed
 }
 
 // New returns a closer. Nothing happens until Run.
@@ -75,9 +79,8 @@ func (c *Closer) Run(ctx context.Context) error {
 			again = time.After(lookAgain)
 		}
 		due, err := c.look(time.Now())
-		if err != nil {
-			c.options.Log.Error("close sockets of removed backends", zap.Error(err))
-			due = lookAgain
+		if c.tell(err); err != nil {
+			due = sooner(due, c.retry)
 		}
 		if due > 0 && again == nil {
 			again = time.After(due)
@@ -88,6 +91,20 @@ func (c *Closer) Run(ctx context.Context) error {
 		case <-time.After(lookPause):
 		}
 	}
+}
+
+// tell logs a failure once, however often it comes again, and says when to try again.
+func (c *Closer) tell(err error) {
+	if err == nil {
+		c.failure, c.retry = "", 0
+		return
+	}
+	c.retry = min(max(2*c.retry, lookAgain), lookAtLeast)
+	if c.failure == err.Error() {
+		return
+	}
+	c.failure = err.Error()
+	c.options.Log.Error("sockets of removed backends may stay open", zap.Error(err))
 }
 
 // look closes what is to be closed, and returns when there will be more; 0: nothing is known of.

@@ -1,12 +1,18 @@
 package sockets
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/weir-lb/weir/controlplane/compile"
 	"github.com/weir-lb/weir/loader"
@@ -61,6 +67,42 @@ func service(protocol compile.Protocol, removed compile.RemovedEndpoints, fronte
 		s.Serving = append(s.Serving, netip.MustParseAddrPort(backend))
 	}
 	return s
+}
+
+// TestFailuresAreToldOnce: namespaces that may not be looked at stay so for hours.
+func TestFailuresAreToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, told := observer.New(zap.InfoLevel)
+		looks, failure := 0, errors.New("may not be looked at")
+		visit := func(func() error) error {
+			looks++
+			return failure
+		}
+		c := New(Options{Kernel: &kernel{}, Log: zap.New(core), Visit: visit, Services: some{}})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = c.Run(ctx) })
+		after := func(failed error, wantTold int) {
+			t.Helper()
+			failure = failed
+			c.Touch()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if n := told.Len(); n != wantTold {
+				t.Errorf("after an hour of %v there are %d lines, want %d", failed, n, wantTold)
+			}
+		}
+		after(failure, 1)
+		if looks < 50 || looks > 100 {
+			t.Errorf("it was looked %d times in an hour", looks)
+		}
+		after(errors.New("something else"), 2)
+		after(nil, 2)
+		after(failure, 2)
+		after(errors.New("something else"), 3)
+		cancel()
+		running.Wait()
+	})
 }
 
 // TestLook closes what is to be closed (rules D01, D05, X01) and nothing else.
