@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-lb/weir/controlplane/status"
 )
 
 // readyLimit bounds how long an agent may take to serve what it was given, on a machine that has much else to do.
@@ -179,6 +181,9 @@ func (a *Agent) CLI(args ...string) (string, error) {
 
 // WaitHealthy waits until the agent says that all is well.
 func (a *Agent) WaitHealthy() error {
+	if err := a.waitSynced(); err != nil {
+		return err
+	}
 	return a.wait(func() error {
 		output, err := a.CLI("status", "-o", "json")
 		if err != nil {
@@ -196,6 +201,28 @@ func (a *Agent) WaitHealthy() error {
 		}
 		return nil
 	})
+}
+
+// waitSynced waits until the agent has served what it was given once. It is cheaper than to run the binary again and again,
+// which takes the CPU from the agent.
+func (a *Agent) waitSynced() error {
+	return a.wait(func() error {
+		said, err := status.Read(filepath.Join(a.BPFFS, "weir"))
+		if err == nil && (said.PID != a.pid() || !said.Sync.Synced) {
+			err = errors.New("the agent has not served what it was given")
+		}
+		return err
+	})
+}
+
+// pid returns the id of the agent's process; 0 where none runs.
+func (a *Agent) pid() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.process == nil {
+		return 0
+	}
+	return a.process.Process.Pid
 }
 
 // Write puts a manifest into the watched directory, whole: the agent never sees half of it.

@@ -35,7 +35,7 @@ func TestSYNFlood(t *testing.T) {
 // TestSYNFloodOfDefaultSize is the same with the table's default size, as fast as this machine can.
 func TestSYNFloodOfDefaultSize(t *testing.T) {
 	t.Parallel()
-	c := own(t, lab.Options{})
+	c := own(t, lab.Options{}, "--max-embryos", strconv.Itoa(defaultEmbryos))
 	testFlood(t, c, c.Local()[0], compile.IPv4, lab.Flood{Count: 10 * defaultEmbryos / 2, Limit: time.Minute})
 }
 

@@ -244,12 +244,19 @@ func endProcesses(namespaces []string) error {
 
 // processesIn lists the processes, zombies aside, in network namespaces with those inodes.
 func processesIn(inodes map[uint64]bool) []int {
-	paths, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer proc.Close()
+	names, _ := proc.Readdirnames(-1)
 	var pids []int
-	for _, path := range paths {
-		inode, ok := inodeOf(path)
-		pid, err := strconv.Atoi(strings.Split(path, "/")[2])
-		if ok && err == nil && inodes[inode] && pid != os.Getpid() {
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if inode, ok := inodeOf(filepath.Join("/proc", name, "ns/net")); ok && inodes[inode] {
 			pids = append(pids, pid)
 		}
 	}
