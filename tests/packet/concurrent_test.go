@@ -23,19 +23,14 @@ type rival struct {
 	failed     error
 }
 
-// avoidPinned keeps the calling goroutine off the CPU that Pin keeps one on. Its thread ends with it.
+// avoidPinned keeps the calling goroutine off the CPU that pinToCPU keeps one on. Its thread ends with it.
 func avoidPinned() error {
 	runtime.LockOSThread()
 	var cpus unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
 		return err
 	}
-	for cpu := range 1024 {
-		if cpus.IsSet(cpu) {
-			cpus.Clear(cpu)
-			break
-		}
-	}
+	cpus.Clear(cpusOf(cpus)[0])
 	return unix.SchedSetaffinity(0, &cpus)
 }
 

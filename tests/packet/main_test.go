@@ -337,9 +337,15 @@ func (tr *trial) tupleOf(result Result) tuple {
 	return p.tuple
 }
 
+// pinToCPU keeps the test on the first CPU.
 func pinToCPU(t testing.TB) (release func()) {
 	t.Helper()
-	release, err := Pin()
+	return pinToNthCPU(t, 0)
+}
+
+func pinToNthCPU(t testing.TB, nth int) (release func()) {
+	t.Helper()
+	release, err := Pin(nth)
 	if err != nil {
 		t.Fatal(err)
 	}

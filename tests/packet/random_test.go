@@ -22,9 +22,10 @@ const randomRound = 8_000
 // A million random packets: the programs and the model agree about every verdict, byte, flow and counter.
 // WEIR_SEED repeats a run, as far as what the programs pick allows.
 func TestRandomPackets(t *testing.T) {
-	for _, arrival := range []Program{NodeXDP, NodeIngress} {
+	for i, arrival := range []Program{NodeXDP, NodeIngress} {
 		t.Run(string(arrival), func(t *testing.T) {
 			t.Parallel()
+			defer pinToNthCPU(t, i)() // each on a CPU of its own
 			packets := randomPackets
 			if testing.Short() {
 				packets /= 50
@@ -48,8 +49,6 @@ func seed(t *testing.T) uint64 {
 }
 
 func runRandom(t *testing.T, arrival Program, seed uint64, packets int) {
-	release := pinToCPU(t)
-	defer release()
 	world, model := randomWorld(t)
 	generator := NewGenerator(seed, world, model, RandomServices(), arrival)
 	start, tally := time.Now(), make(map[Verdict]int)
