@@ -62,6 +62,11 @@ func (d destination) String() string {
 	return d.address.String()
 }
 
+// isLike compares what a text of them would.
+func (d destination) isLike(other destination) bool {
+	return d.address == other.address && d.masqueraded == other.masqueraded
+}
+
 func (a answer) String() string {
 	if a.verdict != forwarded {
 		return string(a.verdict)
@@ -84,23 +89,24 @@ type outcome struct {
 	healthChecks map[string]string // by Service: "port 32000, 2 local"
 }
 
+// usualQuestions is how many there are of a cluster: maps that grow take time.
+const usualQuestions = 300
+
 func newOutcome() outcome {
-	return outcome{answers: map[question]answer{}, healthChecks: map[string]string{}}
+	return outcome{answers: make(map[question]answer, usualQuestions), healthChecks: map[string]string{}}
 }
 
 // differences says in what two outcomes differ, a line each.
 func differences(kubeProxy, weir outcome) []string {
 	var lines []string
-	questions := map[question]struct{}{}
-	for q := range kubeProxy.answers {
-		questions[q] = struct{}{}
+	for q, want := range kubeProxy.answers {
+		if got, is := weir.answers[q]; !is || !want.isLike(got) {
+			lines = append(lines, difference(q, want.String(), text(weir.answers, q))...)
+		}
 	}
-	for q := range weir.answers {
-		questions[q] = struct{}{}
-	}
-	for q := range questions {
-		if want, got := text(kubeProxy.answers, q), text(weir.answers, q); want != got {
-			lines = append(lines, fmt.Sprintf("%s\n\tkube-proxy: %s\n\tWeir:       %s", q, want, got))
+	for q, got := range weir.answers {
+		if _, is := kubeProxy.answers[q]; !is {
+			lines = append(lines, difference(q, text(kubeProxy.answers, q), got.String())...)
 		}
 	}
 	for _, service := range keys(kubeProxy.healthChecks, weir.healthChecks) {
@@ -110,6 +116,19 @@ func differences(kubeProxy, weir outcome) []string {
 	}
 	slices.Sort(lines)
 	return lines
+}
+
+// isLike tells of most answers that say the same that they do, without a text being made.
+func (a answer) isLike(b answer) bool {
+	return a.verdict == b.verdict && a.affinity == b.affinity && slices.EqualFunc(a.endpoints, b.endpoints, destination.isLike)
+}
+
+// difference says how two answers to a question differ; nothing if they do not.
+func difference(q question, kubeProxy, weir string) []string {
+	if kubeProxy == weir {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s\n\tkube-proxy: %s\n\tWeir:       %s", q, kubeProxy, weir)}
 }
 
 func text(answers map[question]answer, q question) string {

@@ -20,7 +20,21 @@ type client struct {
 }
 
 // clients are those of an origin. Source ranges speak of their addresses, detectLocalMode of their addresses or devices.
-func (o origin) clients(family corev1.IPFamily) []client {
+func (o origin) clients(family corev1.IPFamily) []client { return allClients[family][o] }
+
+// allClients are made once: they are asked for again and again.
+var allClients = func() map[corev1.IPFamily]map[origin][]client {
+	all := map[corev1.IPFamily]map[origin][]client{}
+	for _, family := range families {
+		all[family] = map[origin][]client{}
+		for _, o := range origins {
+			all[family][o] = o.newClients(family)
+		}
+	}
+	return all
+}()
+
+func (o origin) newClients(family corev1.IPFamily) []client {
 	at := func(network, number int) netip.Addr { return mustAddr(address(family, network, number)) }
 	switch o {
 	case fromPod:
