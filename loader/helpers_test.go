@@ -27,9 +27,11 @@ var smallSizes = weirmaps.Sizes{
 
 var testConstants = Constants{SNATPortMin: 61000, SNATPortMax: 65535, JiffiesPerSecond: 250}
 
-// enterNamespace moves the test into a network namespace of its own, which goes with it.
+// enterNamespace moves the test into a network namespace of its own, which goes with it. Tests in different ones run at
+// once: most of their time they wait for the kernel.
 func enterNamespace(t *testing.T) {
 	t.Helper()
+	t.Parallel()
 	runtime.LockOSThread() // never unlocked: the thread ends with the test, and with it the namespace
 	ns, err := netns.New()
 	if err != nil {
