@@ -38,9 +38,10 @@ func runAgent(ctx context.Context, config agentConfig) error {
 	if err := status.Write(pinsDir(config.bpffs), first); err != nil {
 		return fmt.Errorf("write the status file: %w", err)
 	}
-	d, err := newDaemon(config, status.NewBoard(pinsDir(config.bpffs), first))
+	board := status.NewBoard(pinsDir(config.bpffs), first)
+	d, err := newDaemon(config, board)
 	if err != nil {
-		return err
+		return errors.Join(err, board.Fail(err))
 	}
 	return errors.Join(d.run(ctx), d.close())
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -32,11 +33,7 @@ agent must be serving, kube-proxy must not be running. Connections that kube-pro
 			if kubeProxy {
 				return cleanupKubeProxy(c.OutOrStdout(), bpffs)
 			}
-			removed, err := cleanup(bpffs)
-			for _, line := range removed {
-				fmt.Fprintln(c.OutOrStdout(), line)
-			}
-			return errors.Join(err, releaseKubeProxy(c.OutOrStdout()))
+			return cleanupWeir(c.OutOrStdout(), bpffs)
 		}),
 	}
 	bpffsFlag(c, &bpffs)
@@ -44,20 +41,37 @@ agent must be serving, kube-proxy must not be running. Connections that kube-pro
 	return c
 }
 
-// cleanup removes everything, and returns what that was. Where there is nothing, nothing is made to be locked.
-func cleanup(bpffs string) (removed []string, err error) {
-	pins := pinsDir(bpffs)
+// cleanupWeir removes everything, and says what that was. Where that is refused, everything stays.
+func cleanupWeir(out io.Writer, bpffs string) error {
 	if err := checkCapabilities(); err != nil {
-		return nil, err
+		return err
 	}
+	release, err := lockForCleanup(pinsDir(bpffs))
+	if err != nil {
+		return err
+	}
+	defer release()
+	removed, err := cleanup(pinsDir(bpffs))
+	for _, line := range removed {
+		fmt.Fprintln(out, line)
+	}
+	return errors.Join(err, releaseKubeProxy(out))
+}
+
+// lockForCleanup takes the pins. Where there are none, nothing is made to be locked.
+func lockForCleanup(pins string) (release func(), err error) {
 	if _, err := os.Stat(pins); errors.Is(err, fs.ErrNotExist) {
-		return detach(pins)
+		return func() {}, nil
 	}
 	lock, err := lockPins(pins)
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Release()
+	return func() { _ = lock.Release() }, nil
+}
+
+// cleanup removes everything of Weir's, and returns what that was.
+func cleanup(pins string) (removed []string, err error) {
 	last, known := status.Read(pins)
 	if err := status.Remove(pins); err != nil {
 		return nil, err

@@ -176,6 +176,8 @@ func (d *daemon) sizeProblems() []compile.Problem {
 		{"--max-flows", d.set.FlowsIPv4, d.config.sizes.FlowsIPv4},
 		{"--max-flows-ipv6", d.set.FlowsIPv6, d.config.sizes.FlowsIPv6},
 		{"--max-embryos", d.set.Embryos, d.config.sizes.Embryos},
+		{"--max-source-ranges", d.set.Sources, d.config.sizes.Sources},
+		{"--max-affinity", d.set.Affinity, d.config.sizes.Affinity},
 		{"--max-devices", d.set.Devices, d.config.sizes.Devices},
 	} {
 		if size.m.MaxEntries() != size.asked {

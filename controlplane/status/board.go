@@ -79,10 +79,12 @@ func (b *Board) Keep(ctx context.Context, report func(error)) {
 	}
 }
 
-func (b *Board) write() error {
-	snapshot := b.Snapshot()
-	snapshot.Written = time.Now()
-	return Write(b.pins, snapshot)
+func (b *Board) write() error { return Write(b.pins, b.Snapshot()) }
+
+// Fail posts an error of an agent that ends before Keep, and writes the file.
+func (b *Board) Fail(err error) error {
+	b.Failed(err)
+	return b.write()
 }
 
 func (b *Board) signal() {

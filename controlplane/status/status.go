@@ -143,6 +143,7 @@ func Write(pins string, snapshot Snapshot) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	snapshot.Written = time.Now()
 	snapshot.listNothing()
 	content, err := json.MarshalIndent(snapshot, "", "  ")
 	if err != nil {
