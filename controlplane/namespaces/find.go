@@ -22,26 +22,50 @@ type inode uint64
 func visit(f func(inode) error) error {
 	var failed error
 	onOwnThread(func() {
-		entered := map[inode]bool{}
-		tried, denied := 0, 0
-		listed := eachPath(func(path string) {
-			known, err := enterOnce(path, entered, f)
-			if known {
-				return
-			}
-			tried++
-			if errors.Is(err, fs.ErrPermission) {
-				denied++
-			} else if err != nil {
+		entered, seen := map[inode]bool{}, looks{}
+		listed := eachPath(func(path string, process bool) {
+			err := enterOnce(path, entered, f)
+			if seen.count(process, err) {
 				failed = addOnce(failed, err)
 			}
 		})
-		failed = errors.Join(failed, listed)
-		if 2*denied > tried {
-			failed = addOnce(failed, errors.New("most network namespaces may not be looked at: run with CAP_SYS_PTRACE and CAP_SYS_ADMIN"))
-		}
+		failed = errors.Join(failed, listed, seen.denied(len(entered)))
 	})
 	return failed
+}
+
+// errBarred says that a namespace may be looked at, and not be entered.
+var errBarred = errors.New("may not be entered")
+
+// looks counts what may not be looked at.
+type looks struct {
+	processes, hidden int // of so many, these may not: their namespaces are found by others in them, if at all
+	barred            int // namespaces that may not be entered
+}
+
+// count takes in what became of a path: of a process, or of a mount. One that may not be looked at is no failure by itself.
+func (l *looks) count(process bool, err error) (failure bool) {
+	if process {
+		l.processes++
+	}
+	switch {
+	case errors.Is(err, errBarred):
+		l.barred++
+	case errors.Is(err, fs.ErrPermission) && process:
+		l.hidden++
+	case errors.Is(err, fs.ErrPermission): // a mount that only another process has
+	default:
+		return err != nil
+	}
+	return false
+}
+
+// denied is an error if that was most of what there is. Found are the namespaces that may be looked at.
+func (l *looks) denied(found int) error {
+	if 2*l.hidden <= l.processes && 2*l.barred <= found {
+		return nil
+	}
+	return errors.New("most network namespaces may not be looked at: run with CAP_SYS_PTRACE and CAP_SYS_ADMIN")
 }
 
 // onOwnThread calls f on a thread that ends with the call: whatever namespace f leaves it in, nobody else runs there.
@@ -62,30 +86,34 @@ func onOwnThread(f func()) {
 }
 
 // enterOnce enters the namespace of a path, and calls f in it, unless that has been tried before.
-func enterOnce(path string, entered map[inode]bool, f func(inode) error) (known bool, err error) {
+func enterOnce(path string, entered map[inode]bool, f func(inode) error) error {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {
-		return false, unlessGone(err, path)
+		return unlessGone(err, path)
 	}
 	if entered[inode(stat.Ino)] {
-		return true, nil
+		return nil
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return false, unlessGone(err, path)
+		return unlessGone(err, path)
 	}
 	defer file.Close()
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
-		return false, fmt.Errorf("look at %s: %w", path, err)
+		return fmt.Errorf("look at %s: %w", path, err)
 	}
 	if entered[inode(stat.Ino)] {
-		return true, nil
+		return nil
 	}
 	entered[inode(stat.Ino)] = true
-	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-		return false, fmt.Errorf("enter a network namespace: %w", err)
+	err = unix.Setns(int(file.Fd()), unix.CLONE_NEWNET)
+	if errors.Is(err, unix.EPERM) {
+		return errBarred
 	}
-	return false, f(inode(stat.Ino))
+	if err != nil {
+		return fmt.Errorf("enter a network namespace: %w", err)
+	}
+	return f(inode(stat.Ino))
 }
 
 // unlessGone keeps an error that does not say that a process or a file has gone.
@@ -106,9 +134,9 @@ func addOnce(all, err error) error {
 
 // eachPath yields paths of all network namespaces: those of processes, and those that are mounted (`ip netns`,
 // container runtimes), as this process and the first one of the host see them.
-func eachPath(yield func(path string)) error {
+func eachPath(yield func(path string, process bool)) error {
 	for _, pid := range []string{"self", "1"} {
-		err := eachMount(filepath.Join("/proc", pid), yield)
+		err := eachMount(filepath.Join("/proc", pid), func(path string) { yield(path, false) })
 		if err != nil && pid == "self" {
 			return err
 		}
@@ -124,7 +152,7 @@ func eachPath(yield func(path string)) error {
 	}
 	for _, name := range names {
 		if _, err := strconv.Atoi(name); err == nil {
-			yield(filepath.Join("/proc", name, "ns/net"))
+			yield(filepath.Join("/proc", name, "ns/net"), true)
 		}
 	}
 	return nil

@@ -58,6 +58,7 @@ type Registry struct {
 	looking sync.Mutex // held while the maps are brought up to date
 	records *records
 	found   map[inode]namespace
+	failed  error           // of the last look
 	unsure  map[uint64]bool // came while a pod was awaited that is to be left
 	cgroups map[string]uint64
 
@@ -113,7 +114,7 @@ func (r *Registry) TouchClusterIPs() {
 	pods := r.pods
 	r.mu.Unlock()
 	local := r.localVIPs()
-	r.report(pods, local[r.node], r.writeVIPs(local))
+	r.report(pods, local[r.node], errors.Join(r.failed, r.writeVIPs(local)))
 }
 
 // Touch says that namespaces may have come or gone.
@@ -198,8 +199,8 @@ func (r *Registry) look() time.Duration {
 	r.mu.Unlock()
 	r.cgroups = findCgroups(r.options.CgroupRoot, pods.host)
 	local := r.localVIPs()
-	failed = errors.Join(failed, r.write(pods), r.writeVIPs(local))
-	r.report(pods, local[r.node], failed)
+	r.failed = errors.Join(failed, r.write(pods))
+	r.report(pods, local[r.node], errors.Join(r.failed, r.writeVIPs(local)))
 	return time.Since(begin)
 }
 

@@ -2,7 +2,9 @@ package namespaces
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"runtime"
@@ -143,6 +145,14 @@ func TestLocalVIPs(t *testing.T) {
 	if len(r.Problems()) > 0 {
 		t.Errorf("what another namespace has is no problem of the node's: %v", r.Problems())
 	}
+	// What has failed stands until the next look.
+	r.failed = errors.New("may not be looked at")
+	if r.TouchClusterIPs(); len(r.Problems()) != 1 {
+		t.Errorf("the last look has failed, and the problems are %v", r.Problems())
+	}
+	if r.look(); len(r.Problems()) > 0 {
+		t.Errorf("the last look has not failed, and the problems are %v", r.Problems())
+	}
 }
 
 // TestLeave leaves the sockets of pods that ask for it, and those of namespaces that may be such a pod's.
@@ -206,6 +216,40 @@ func TestLeaveCgroup(t *testing.T) {
 	}
 	if problems := r.Problems(); len(problems) != 1 || problems[0].Object != "Pod kube-system/lost" {
 		t.Errorf("problems: %v", problems)
+	}
+}
+
+// TestWhatMayNotBeLookedAt: it is said where that is most of what there is, and not because of a few.
+func TestWhatMayNotBeLookedAt(t *testing.T) {
+	type path struct {
+		process bool
+		err     error
+	}
+	process, mount := path{process: true}, path{}
+	hidden, hiddenMount := path{true, fmt.Errorf("look: %w", fs.ErrPermission)}, path{false, fmt.Errorf("look: %w", fs.ErrPermission)}
+	barred := path{true, errBarred}
+	for _, test := range []struct {
+		name  string
+		paths []path
+		found int // namespaces
+		fails bool
+	}{
+		{"all may", []path{process, process, mount}, 2, false},
+		{"few processes may not, of one namespace", []path{process, process, process, hidden, hidden}, 1, false},
+		{"the first process may not, nor the many mounts that it has", []path{process, process, hidden, hiddenMount, hiddenMount, hiddenMount, hiddenMount}, 1, false},
+		{"most processes may not", []path{process, hidden, hidden}, 1, true},
+		{"none but the own may be entered", []path{process, process, process, process, barred, barred}, 3, true},
+		{"one may not be entered", []path{process, process, process, barred}, 3, false},
+	} {
+		var seen looks
+		for _, p := range test.paths {
+			if seen.count(p.process, p.err) {
+				t.Errorf("%s: %v is a failure", test.name, p)
+			}
+		}
+		if err := seen.denied(test.found); (err != nil) != test.fails {
+			t.Errorf("%s: %v", test.name, err)
+		}
 	}
 }
 
