@@ -3,6 +3,7 @@ package packet
 import (
 	"encoding/binary"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/weir-lb/weir/controlplane/compile"
@@ -75,8 +76,7 @@ func FuzzPackets(f *testing.F) {
 	world, model := randomWorld(f)
 	known := false // what the maps hold is what the model says
 	f.Fuzz(func(t *testing.T, told []byte) {
-		release := pinToCPU(t)
-		defer release()
+		defer pinToNthCPU(t, os.Getpid())() // workers are processes that follow each other
 		if !known {
 			beginRound(t, world, model)
 		} else if err := world.Forget(model); err != nil {
@@ -140,8 +140,10 @@ func seedStories(family compile.Family, protocol compile.Protocol) []story {
 	quoting.add(fuzzIngress, tooBig.Bytes())
 	tooBig.Message = Redirected
 	quoting.add(fuzzIngress, tooBig.Bytes())
+	strange := frame(at(hosts.Pod, 61501), at(hosts.ClusterIP, 1), 0x10)
 	refusal.add(fuzzXDP, refused.Bytes())
 	refusal.add(fuzzPodIngress, hairpin.Bytes())
+	refusal.add(fuzzPodIngress, strange.Bytes())
 	return []story{
 		talk(fuzzXDP, fuzzEgress, local, local.translated(local.From, at(hosts.Pod, 8003)), 1, 1),
 		talk(fuzzXDP, fuzzXDP, remote, remote.translated(at(hosts.NodeEth0, 61500), at(hosts.Remote, 8002)), 1, 1),

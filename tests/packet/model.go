@@ -74,15 +74,20 @@ func NewModel(w *World, settings Settings) (*Model, error) {
 	return m, nil
 }
 
-// Reset forgets every flow and counter.
+// Reset makes the model one of empty maps.
 func (m *Model) Reset() {
+	m.Forget()
+	m.reserved, m.insiders = nil, nil
+}
+
+// Forget forgets every flow and counter; what was served, reserved and inside is so on.
+func (m *Model) Forget() {
 	m.flows, m.embryos = make(map[flowID]*half), make(map[flowID]*half)
 	m.counters = maps.PacketCounters{}
 	m.traffic = make(map[compile.ID]*maps.Traffic)
 	m.picked = make(map[tableKey]netip.AddrPort)
 	m.affinity = make(map[clientKey]netip.AddrPort)
 	m.messages, m.echoes = make(map[Program]int), make(map[Program]int)
-	m.reserved, m.insiders = nil, nil
 	m.silent = make(map[flowID]bool)
 	m.datagrams = make(map[fragmentID]datagram)
 	m.born = nil

@@ -221,7 +221,7 @@ func (w *World) Forget(m *Model) error {
 		}
 	}
 	sent := len(m.messages)+len(m.echoes) > 0
-	m.Reset()
+	m.Forget()
 	if sent {
 		return w.forgetScratch()
 	}
