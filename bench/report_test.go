@@ -63,6 +63,17 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// What disturbs the turns of the harness does not show in others': a tenth of these took less than their median, a tenth
+// more.
+func TestResultsBesideADisturbedHarness(t *testing.T) {
+	at := func(packet string) *subject { return &subject{Case: Case{Hook: "xdp", Packet: packet}} }
+	subjects := []*subject{at(packetHarness), at(packetFloorHit), at(packetHit)}
+	got := results(subjects, [][]float64{{10, 10, 60}, {30, 31, 32}, {40, 41, 42}})
+	if want := (Spread{Low: 30.2, Median: 31, High: 31.8}); got[2].Nanoseconds != want {
+		t.Errorf("%+v, not %+v", got[2].Nanoseconds, want)
+	}
+}
+
 func TestReadReport(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "report.json")
 	want := &Report{
