@@ -20,6 +20,8 @@ func openPinned(bpffs string) (*maps.Set, error) {
 		return nil, fmt.Errorf("no permission to read %s: run as root", dir)
 	case errors.Is(err, maps.ErrNotPinned):
 		return nil, fmt.Errorf("no maps are pinned in %s: start weir agent, or name the bpffs of one with --bpffs", dir)
+	case errors.Is(err, maps.ErrLayout):
+		return nil, fmt.Errorf("%w: ask that one, or run `weir cleanup`, which ends all flows, and start this one's agent", err)
 	case err != nil:
 		return nil, err
 	}
