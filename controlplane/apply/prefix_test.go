@@ -125,8 +125,9 @@ func (l *life) live(m moment) error {
 func answers(all []compile.Service) map[maps.FrontendKey]answer {
 	lead := map[maps.FrontendKey]answer{}
 	for _, want := range all {
+		answer := expected(want)
 		for _, key := range frontendKeys(want) {
-			lead[key] = expected(want)
+			lead[key] = answer
 		}
 	}
 	return lead
