@@ -23,6 +23,7 @@ type cluster struct {
 	agent    *lab.Agent   // node1's
 	agents   []*lab.Agent // node1's, and node2's where it has one
 	services atomic.Int64 // numbers given out
+	paths    sync.Mutex   // held by who needs what hosts have learned of the paths to others, or makes them forget it
 }
 
 // clusters are the labs that tests share, by what they are made of. They live until the last test has ended.

@@ -97,6 +97,8 @@ func TestDSR(t *testing.T) {
 					t.Errorf("by %s the backend sees %s, want the client's own address %s", protocol, answer.Client, want)
 				}
 			}
+			c.paths.Lock()
+			defer c.paths.Unlock()
 			exchange(t, c.Client, to)
 			exchangeLarge(t, c.Client, to)
 		})
@@ -157,6 +159,8 @@ func TestDSRFromInside(t *testing.T) {
 func TestDSRPathMTU(t *testing.T) {
 	onDSR(t, func(t *testing.T, c *cluster) {
 		onEachTunnel(t, c, ownAddress, func(t *testing.T, _ lab.Service, to netip.AddrPort, family compile.Family) {
+			c.paths.Lock()
+			defer c.paths.Unlock()
 			if err := c.Client.ForgetPaths(); err != nil {
 				t.Fatal(err)
 			}

@@ -2,10 +2,12 @@ package lab_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,14 +47,32 @@ func exchangeLarge(t *testing.T, from *lab.Host, to netip.AddrPort) {
 
 func exchangeLargeOn(t *testing.T, conn *lab.Conn, size int) {
 	t.Helper()
-	var err error
+	var all error
+	begin := time.Now()
 	for i := range 3 {
 		question := bytes.Repeat([]byte{'a' + byte(i), 'x', 'y', 'z', '0', '1', '2'}, size/7)
-		if err = sendLarge(conn, question); err == nil {
+		err := sendLarge(conn, question)
+		if err == nil {
 			return
 		}
+		all = errors.Join(all, fmt.Errorf("after %s: %w", time.Since(begin), err))
+		if errors.Is(err, syscall.EMSGSIZE) {
+			hearErrors(t, conn)
+		}
 	}
-	t.Errorf("%s to %s: %v", conn.LocalAddr(), conn.RemoteAddr(), err)
+	t.Errorf("%s to %s: %v", conn.LocalAddr(), conn.RemoteAddr(), all)
+}
+
+// hearErrors waits until the socket has heard all errors about a datagram that was too big: there may be one for each of its
+// fragments, and each fails the next call.
+func hearErrors(t *testing.T, conn *lab.Conn) {
+	t.Helper()
+	for quiet := 0; quiet < 5; quiet++ {
+		time.Sleep(10 * time.Millisecond)
+		if get(t, conn, pendingError) != 0 {
+			quiet = 0
+		}
+	}
 }
 
 // sendLarge sends a datagram and compares what comes back behind who has answered whom.
