@@ -60,6 +60,7 @@ func traces(t *testing.T, pid int) []string {
 // TestDemo runs the demo as `make demo` does: it ends well, shows every part, and leaves nothing. Then it runs it as
 // `make demo KEEP=1` does, and removes what stays.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	demo, weir := build(t, "tests/demo"), build(t, "cmd/weir")
 	output, pid, err := run(t, demo, "-weir", weir)
 	if err != nil {
@@ -90,6 +91,7 @@ func TestDemo(t *testing.T) {
 
 // TestDemoFails runs the demo with programs that balance nothing: it says so, and leaves nothing all the same.
 func TestDemoFails(t *testing.T) {
+	t.Parallel()
 	demo := build(t, "tests/demo")
 	sleeper := filepath.Join(t.TempDir(), "sleeper")
 	if err := os.WriteFile(sleeper, []byte("#!/bin/sh\n[ \"$1\" != agent ] || exec sleep 60\n"), 0o755); err != nil {
