@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // LayoutVersion is WEIR_LAYOUT_VERSION of bpf/types.h.
@@ -175,27 +177,40 @@ func (s *Set) checkVersion() error {
 	return nil
 }
 
-// createMissing creates and pins the maps that are not there: agent_state, with the version in it, before
-// all others.
+// createMissing creates the maps that are not there, and when there is memory for all of them pins them: agent_state,
+// with the version in it, before all others.
 func (s *Set) createMissing(dir string, sizes Sizes) error {
 	definitions, err := specs(sizes)
 	if err != nil {
 		return err
 	}
+	var missing []string
 	for name, handle := range s.fields {
 		if *handle != nil {
 			continue
 		}
-		created, err := create(name, definitions[name])
-		if err != nil {
-			return fmt.Errorf("create map %s: %w", name, err)
+		missing = append(missing, name)
+		if *handle, err = create(name, definitions[name]); err != nil {
+			return tooLarge(name, definitions[name].MaxEntries, err)
 		}
-		*handle = created
-		if err := created.Pin(filepath.Join(dir, name)); err != nil {
+	}
+	for name, handle := range s.fields {
+		if !slices.Contains(missing, name) {
+			continue
+		}
+		if err := (*handle).Pin(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// tooLarge says why a map could not be created, and what to do where that is its size.
+func tooLarge(name string, entries uint32, err error) error {
+	if !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("create map %s: %w", name, err)
+	}
+	return fmt.Errorf("create map %s with room for %d: %w; start the agent with smaller --max sizes", name, entries, err)
 }
 
 // create makes one map. agent_state gets the version at once, so that it is never seen without.
