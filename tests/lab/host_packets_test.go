@@ -54,7 +54,7 @@ func TestPacketsOfNode(t *testing.T) {
 	})
 }
 
-// TestPacketsOfNodeToItself has a server of the node itself as the backend. It sees the VIP as its client.
+// TestPacketsOfNodeToItself has a server of the node itself as the backend. It sees the VIP as its client. C04.
 func TestPacketsOfNodeToItself(t *testing.T) {
 	t.Parallel()
 	onEachNode(t, lab.Options{HostServers: true}, func(t *testing.T, options lab.Options) {

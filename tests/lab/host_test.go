@@ -42,3 +42,24 @@ func TestProcessesOfNodes(t *testing.T) {
 		}
 	})
 }
+
+// TestProcessesReachThemselves has a pod and a process of the node ask services that they alone serve: C04, the variant of
+// pods with host networking too.
+func TestProcessesReachThemselves(t *testing.T) {
+	t.Parallel()
+	onEachNode(t, lab.Options{TwoAgents: true, HostServers: true, Cgroups: true}, func(t *testing.T, options lab.Options) {
+		c := shared(t, options, socketEdge...)
+		for _, host := range []*lab.Host{c.Local()[0], c.Node1} {
+			s := c.serve(t, lab.AllKinds, host)
+			for _, kind := range frontendKinds {
+				for _, family := range families {
+					for _, protocol := range protocols {
+						t.Run(fmt.Sprintf("%s/%s/%s/%s", host.Role, kind, family, protocol), func(t *testing.T) {
+							ask(t, host, protocol, s.Frontend(c.Lab, kind, family), host)
+						})
+					}
+				}
+			}
+		}
+	})
+}
