@@ -21,11 +21,10 @@ type option struct{ level, name int }
 
 // Socket options that say the same in both families.
 var (
-	timeToLive   = map[compile.Family]option{compile.IPv4: {unix.IPPROTO_IP, unix.IP_TTL}, compile.IPv6: {unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS}}
-	reportAll    = map[compile.Family]option{compile.IPv4: {unix.IPPROTO_IP, unix.IP_RECVERR}, compile.IPv6: {unix.IPPROTO_IPV6, unix.IPV6_RECVERR}}
-	discover     = map[compile.Family]option{compile.IPv4: {unix.IPPROTO_IP, unix.IP_MTU_DISCOVER}, compile.IPv6: {unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER}}
-	pendingError = option{unix.SOL_SOCKET, unix.SO_ERROR}
-	pathMTU      = map[compile.Family]option{compile.IPv4: {unix.IPPROTO_IP, unix.IP_MTU}, compile.IPv6: {unix.IPPROTO_IPV6, unix.IPV6_MTU}}
+	timeToLive = map[compile.Family]option{compile.IPv4: {unix.IPPROTO_IP, unix.IP_TTL}, compile.IPv6: {unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS}}
+	reportAll  = map[compile.Family]option{compile.IPv4: {unix.IPPROTO_IP, unix.IP_RECVERR}, compile.IPv6: {unix.IPPROTO_IPV6, unix.IPV6_RECVERR}}
+	discover   = map[compile.Family]option{compile.IPv4: {unix.IPPROTO_IP, unix.IP_MTU_DISCOVER}, compile.IPv6: {unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER}}
+	pathMTU    = map[compile.Family]option{compile.IPv4: {unix.IPPROTO_IP, unix.IP_MTU}, compile.IPv6: {unix.IPPROTO_IPV6, unix.IPV6_MTU}}
 )
 
 // TestTimeExceeded sends a packet that has one hop left to a remote backend: the node is that hop, and says so about
