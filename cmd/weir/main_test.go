@@ -22,8 +22,12 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"weir": main})
 }
 
-// patience is how long scripts wait for an agent to do something.
-const patience = 20 * time.Second
+const (
+	// patience is how long scripts wait for an agent to do something.
+	patience = 20 * time.Second
+	// overdue is when a command is ended that shall end by itself: an agent that starts where it should refuse.
+	overdue = 2 * time.Minute
+)
 
 // TestScripts runs testdata/*.txtar: weir as a person calls it. In each script
 //
@@ -156,9 +160,9 @@ func exits(ts *testscript.TestScript, negated bool, args []string) {
 	command := scriptCommand(ts, args[1:])
 	command.Stdout, command.Stderr = &stdout, &stderr
 	ts.Check(command.Start())
-	overdue := time.AfterFunc(patience, func() { _ = command.Process.Kill() }) // a status that is not wanted follows
+	killer := time.AfterFunc(overdue, func() { _ = command.Process.Kill() }) // a status that is not wanted follows
 	err = command.Wait()
-	overdue.Stop()
+	killer.Stop()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		ts.Fatalf("%v", err)

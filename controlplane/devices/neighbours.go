@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/weir-lb/weir/controlplane/cputime"
 	weirmaps "github.com/weir-lb/weir/maps"
 )
 
@@ -27,7 +28,7 @@ const (
 	neighbourProtocol = 0x77
 	// maxNeighbours bounds them: the kernel has room for 1024 entries (gc_thresh3), which are not all ours.
 	maxNeighbours = 512
-	// roundPause is the shortest time between two rounds; the longest part of the time that they take is 1/roundShare.
+	// roundPause is the shortest time between two rounds; the longest part of a CPU that they take is 1/roundShare.
 	roundPause = time.Second
 	roundShare = 10
 )
@@ -114,15 +115,15 @@ func (n *neighbours) run(ctx context.Context) {
 			return
 		case <-n.changed:
 		}
-		begin := time.Now()
-		if err := n.round(n.take()); err != nil {
+		took, err := cputime.Of(func() error { return n.round(n.take()) })
+		if err != nil {
 			n.log.Warn("keep next hops resolved", zap.Error(err))
 			n.doubt()
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(roundPause, roundShare*time.Since(begin))):
+		case <-time.After(max(roundPause, roundShare*took)):
 		}
 	}
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"github.com/weir-lb/weir/controlplane/apply"
+	"github.com/weir-lb/weir/controlplane/cputime"
 	"github.com/weir-lb/weir/loader"
 	"github.com/weir-lb/weir/maps"
 )
@@ -231,9 +231,9 @@ func walk(ctx context.Context, program *ebpf.Program, table *ebpf.Map) (done wor
 	defer func() { err = errors.Join(err, pieces.Close()) }()
 	var piece [1]byte
 	for ctx.Err() == nil {
-		start := threadTime()
+		start := cputime.Thread()
 		_, err := pieces.Read(piece[:])
-		took := threadTime() - start
+		took := cputime.Thread() - start
 		done.pieces++
 		done.longest = max(done.longest, took)
 		if errors.Is(err, io.EOF) {
@@ -245,13 +245,4 @@ func walk(ctx context.Context, program *ebpf.Program, table *ebpf.Map) (done wor
 		time.Sleep(took)
 	}
 	return done, ctx.Err()
-}
-
-// threadTime returns the CPU time that the thread has had. Unlike the time of day it does not grow while others run.
-func threadTime() time.Duration {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
-		return 0 // it always has that clock
-	}
-	return time.Duration(now.Nano())
 }
