@@ -135,7 +135,7 @@ func (w *world) toService(k kind, at hook, to service) *subject {
 		s.group, s.Backend = groupLocal, "local"
 	default:
 		s.group, s.Backend = groupRemote, "remote"
-		s.expect.verdict, s.expect.forwards, s.expect.addressed = at.forward(), true, at == xdp
+		s.expect.verdict, s.expect.forwards, s.expect.addressed = at.forward(), true, true
 	}
 	return s
 }

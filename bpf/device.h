@@ -13,6 +13,17 @@ static __always_inline bool device_is_known(__u32 ifindex)
 	return bpf_map_lookup_elem(&devices, &ifindex) != NULL;
 }
 
+/*
+ * Whether frames have an Ethernet header there. Of a device that is not known nobody can tell. It never changes, so
+ * that neither the lock nor the seal is needed.
+ */
+static __always_inline bool device_has_ethernet(__u32 ifindex)
+{
+	struct device_record *record = bpf_map_lookup_elem(&devices, &ifindex);
+
+	return record && !(record->device.flags & DEVICE_NO_ETHERNET);
+}
+
 /* Copies what is said of a device. False: it is not known, or goes just now; then the copy means nothing. */
 static __noinline bool device_read(__u32 ifindex, struct device *device)
 {

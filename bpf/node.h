@@ -30,7 +30,7 @@ __noinline int node_known(packet_context *context)
 		return PACKET_PASS;
 	}
 	if (flow_lookup(&packet, &view))
-		return node_translate(&packet, device, &view);
+		return node_translate(&packet, device, &view, true);
 	return scratch_save(&packet) ? PACKET_BEGINS : PACKET_DROP;
 }
 

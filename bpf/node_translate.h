@@ -73,28 +73,72 @@ static __always_inline enum route_result node_route(struct packet *packet, struc
 	return route_find_back(packet, &view->to, by, route);
 }
 
-/* A packet that leaves again: at XDP by the flow's next hop, while that is good, else by a route. */
-static __always_inline int node_forward(struct packet *packet, struct device *device, struct flow_view *view)
+/*
+ * Whether the flow's last packet came so lately that a next hop may be remembered since. That stands in a cache line
+ * of its own, which flows of few packets need not touch.
+ */
+static __always_inline bool flow_is_busy(const struct flow *flow, __u32 now)
 {
-	struct hop *hop = PACKET_IS_XDP && view->flow ? &view->flow->hop : NULL;
+	return now - flow->last_seen < BELIEVE_JIFFIES;
+}
+
+/* A packet that leaves again, by a route. Its flow remembers that for those that follow, if it can. */
+static __always_inline int node_forward_routed(struct packet *packet, struct device *device, struct flow_view *view)
+{
 	enum route_result result;
 	struct route route;
+	bool has_hop;
 
-	if (packet->ttl <= 1)
-		return reply_time_exceeded(packet, device);
-	if (!hop || packet->tagged || packet->scattered || !hop_is_good(hop, packet, 0)) {
-		if (policy_concerns(packet, &view->to))
-			return policy_ends_flow(packet, view);
-		result = node_route(packet, view, &route);
-		if (!packet_can_send(packet, result, &route))
-			return node_cut_or_refuse(packet, device, view, result, &route);
-		if (hop)
-			hop_remember(hop, &route, packet->now);
-	}
+	if (policy_concerns(packet, &view->to))
+		return policy_ends_flow(packet, view);
+	result = node_route(packet, view, &route);
+	if (!packet_can_send(packet, result, &route))
+		return node_cut_or_refuse(packet, device, view, result, &route);
+	has_hop = packet_has_hop(device, result, &route);
+	if (has_hop && view->flow && flow_is_busy(view->flow, packet->now))
+		hop_remember(&view->flow->hop, &route, packet->now);
 	flow_account(packet, view);
 	if (!nat_rewrite(packet, &view->to, true))
 		return node_drop();
-	return hop ? packet_send_hop(packet, hop) : packet_send(packet, device, &route);
+	if (has_hop && !packet_write_macs(packet, route.fib.dmac, route.fib.smac))
+		return node_drop();
+	return packet_send(packet, device, &route);
+}
+
+/* One that leaves by the next hop that its flow remembers. */
+static __always_inline int node_forward_hop(struct packet *packet, struct flow_view *view, const struct hop *hop)
+{
+	flow_account(packet, view);
+	return nat_rewrite(packet, &view->to, true) ? packet_send_hop(packet, hop) : node_drop();
+}
+
+/* Whether that does for a packet. */
+static __always_inline bool node_has_hop(const struct packet *packet, const struct device *device,
+					 const struct flow_view *view)
+{
+	if (!view->flow || packet->tagged || packet->scattered || device->flags & DEVICE_NO_ETHERNET)
+		return false;
+	return flow_is_busy(view->flow, packet->now) && packet_can_send_hop(&view->flow->hop) &&
+	       hop_is_good(&view->flow->hop, packet, 0);
+}
+
+/*
+ * A packet that leaves again. `leaves`: at tc one that needs a route is left to node_translate_scratch(), so that the
+ * verifier goes through that only there.
+ */
+static __always_inline int node_forward(struct packet *packet, struct device *device, struct flow_view *view,
+					bool leaves)
+{
+	struct scratch *scratch;
+
+	if (packet->ttl <= 1)
+		return reply_time_exceeded(packet, device);
+	if ((PACKET_IS_XDP || leaves) && node_has_hop(packet, device, view))
+		return node_forward_hop(packet, view, &view->flow->hop);
+	if (PACKET_IS_XDP || !leaves)
+		return node_forward_routed(packet, device, view);
+	scratch = scratch_save(packet);
+	return scratch ? flow_leave(scratch, view) : PACKET_DROP;
 }
 
 /* Whether the next hop that the flow remembers does for a packet, with no more to look at. */
@@ -121,12 +165,13 @@ static __noinline int node_tunnel(const struct packet *packet, const struct flow
 }
 
 /* A packet of a known flow. */
-static __always_inline int node_translate(struct packet *packet, struct device *device, struct flow_view *view)
+static __always_inline int node_translate(struct packet *packet, struct device *device, struct flow_view *view,
+					  bool leaves)
 {
 	if (flow_has_ended(packet, view))
 		return reset(packet);
 	if (view->action == FLOW_FORWARD)
-		return node_forward(packet, device, view);
+		return node_forward(packet, device, view, leaves);
 	if (view->action == FLOW_STACK && view->half == FLOW_HALF_REVERSE)
 		return PACKET_PASS; /* answers of local backends are turned back where they leave */
 	if (view->action == FLOW_TUNNEL)
@@ -174,7 +219,7 @@ __noinline int node_translate_scratch(packet_context *context)
 	flow_resume(scratch, &view);
 	if (!policy_mark_packet(&packet, &view))
 		return packet_pass_up();
-	return node_translate(&packet, device, &view);
+	return node_translate(&packet, device, &view, false);
 }
 
 #endif

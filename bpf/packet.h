@@ -22,6 +22,9 @@
  *	packet_widen(packet, size)	makes room before the IP header; at XDP the Ethernet header loses its MACs
  *	packet_can_send(...)		whether packet_send would do
  *	packet_send(...)		out by a route
+ *	packet_has_hop(...)		whether that has told all that packet_send_hop() needs
+ *	packet_can_send_hop(...)	whether packet_send_hop would do
+ *	packet_send_hop(...)		out by what is remembered of a route
  */
 #ifndef WEIR_PACKET_H
 #define WEIR_PACKET_H
@@ -452,6 +455,18 @@ static __always_inline void *context_at(packet_context *context, __u32 offset, _
 static __always_inline void *packet_at(const struct packet *packet, __u32 offset, __u32 size)
 {
 	return context_at(packet->context, offset, size);
+}
+
+static __always_inline bool packet_write_macs(const struct packet *packet, const __u8 *destination,
+					      const __u8 *source)
+{
+	struct ethhdr *ethernet = packet_at(packet, 0, sizeof(*ethernet));
+
+	if (!ethernet)
+		return false;
+	__builtin_memcpy(ethernet->h_dest, destination, sizeof(ethernet->h_dest));
+	__builtin_memcpy(ethernet->h_source, source, sizeof(ethernet->h_source));
+	return true;
 }
 
 /* How long the packet is from the transport header on, if it is no fragment. */

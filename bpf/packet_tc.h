@@ -239,10 +239,31 @@ static __always_inline int packet_send_instead(struct packet *packet, const stru
 	return bpf_redirect_neigh(route->fib.ifindex, NULL, 0, 0);
 }
 
-/* At tc the kernel resolves next hops, and remembers them itself. */
+/*
+ * Ethernet headers here and there, and the MAC of a single neighbour: bpf_redirect_neigh, which sends what is sent by
+ * a route, drops frames for a group.
+ */
+static __always_inline bool packet_has_hop(const struct device *device, enum route_result result,
+					   const struct route *route)
+{
+	return result == ROUTE_OUT && !(device->flags & DEVICE_NO_ETHERNET) && !(route->fib.dmac[0] & 1) &&
+	       device_has_ethernet(route->fib.ifindex);
+}
+
+static __always_inline bool packet_can_send_hop(const struct hop *hop)
+{
+	return true;
+}
+
+/*
+ * Past the kernel's own table of neighbours, which is why hops are good for a moment only: packets that go by
+ * packet_send() have the kernel make sure of the neighbour from time to time.
+ */
 static __always_inline int packet_send_hop(struct packet *packet, const struct hop *hop)
 {
-	return PACKET_DROP;
+	if (!packet_write_macs(packet, hop->destination_mac, hop->source_mac))
+		return PACKET_DROP;
+	return bpf_redirect(hop->ifindex, 0);
 }
 
 /* Where answers go that a program makes of a packet: back out of the device that it came by. */

@@ -153,14 +153,23 @@ static __always_inline bool packet_can_send(const struct packet *packet, enum ro
 	       bpf_map_lookup_elem(&xdp_devices, &route->fib.ifindex);
 }
 
+/* Or else packet_can_send() has said no. */
+static __always_inline bool packet_has_hop(const struct device *device, enum route_result result,
+					   const struct route *route)
+{
+	return true;
+}
+
+/* Not by one that tc has found. */
+static __always_inline bool packet_can_send_hop(const struct hop *hop)
+{
+	return hop->by_xdp;
+}
+
 static __always_inline int packet_send_hop(struct packet *packet, const struct hop *hop)
 {
-	struct ethhdr *ethernet = packet_at(packet, 0, sizeof(*ethernet));
-
-	if (!ethernet)
+	if (!packet_write_macs(packet, hop->destination_mac, hop->source_mac))
 		return PACKET_DROP;
-	__builtin_memcpy(ethernet->h_dest, hop->destination_mac, sizeof(ethernet->h_dest));
-	__builtin_memcpy(ethernet->h_source, hop->source_mac, sizeof(ethernet->h_source));
 	if (hop->ifindex == packet_ifindex(packet->context))
 		return XDP_TX;
 	return bpf_redirect_map(&xdp_devices, hop->ifindex, 0);

@@ -117,7 +117,7 @@ static __always_inline enum route_result route_find_of_host(const struct packet 
 /* Whether what is remembered of the next hop is still believed, and the packet fits with so much before it. */
 static __always_inline bool hop_is_good(const struct hop *hop, const struct packet *packet, __u32 before)
 {
-	return packet->length + before <= hop->mtu && packet->now - hop->read < BELIEVE_JIFFIES;
+	return packet_route_length(packet) + before <= hop->mtu && packet->now - hop->read < BELIEVE_JIFFIES;
 }
 
 /*
@@ -128,6 +128,7 @@ static __always_inline void hop_remember(struct hop *hop, const struct route *ro
 {
 	*(volatile __u16 *)&hop->mtu = 0;
 	hop->read = now;
+	hop->by_xdp = PACKET_IS_XDP;
 	hop->ifindex = route->fib.ifindex;
 	__builtin_memcpy(hop->destination_mac, route->fib.dmac, sizeof(hop->destination_mac));
 	__builtin_memcpy(hop->source_mac, route->fib.smac, sizeof(hop->source_mac));

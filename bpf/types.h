@@ -270,7 +270,7 @@ enum flow_state {
 } __attribute__((packed));
 
 /*
- * Where packets of a half that is forwarded at XDP go next, as the routes said at `read`. Kept for a moment
+ * Where packets of a half that is forwarded go next, as the routes said at `read`. Kept for a moment
  * only (route.h): so nobody has to be told when routes, neighbours or MTUs change.
  */
 struct hop {
@@ -279,6 +279,8 @@ struct hop {
 	__u16 mtu;     /* 0: nothing is known */
 	__u8 destination_mac[6];
 	__u8 source_mac[6];
+	__u8 by_xdp; /* XDP has found it, and can send by it; else tc has */
+	__u8 pad;
 };
 
 /*

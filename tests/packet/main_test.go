@@ -239,12 +239,10 @@ func (f Frame) translated(from, to netip.AddrPort) Frame {
 	return f
 }
 
-// sent returns the packet as it leaves by a device toward a neighbour. At tc the kernel writes the MACs, later.
+// sent returns the packet as it leaves by a device toward a neighbour.
 func (tr *trial) sent(f Frame, device string, neighbour net.HardwareAddr) Frame {
 	f.TTL--
-	if tr.program.XDP() {
-		f.SourceMAC, f.DestinationMAC = tr.Device(device).MAC, neighbour
-	}
+	f.SourceMAC, f.DestinationMAC = tr.Device(device).MAC, neighbour
 	return f
 }
 

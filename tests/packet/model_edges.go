@@ -135,12 +135,12 @@ func (v *visit) canSend(next hop) bool {
 
 func (v *visit) send(next hop, to tuple) Result {
 	frame := v.hopped(v.rewrite(v.frame, to))
-	if !v.program.XDP() {
-		return Result{Redirect, frame}
+	if next.way != wayOut {
+		return Result{Redirect, frame} // the kernel writes the MACs, later
 	}
 	copy(frame, next.mac)
 	copy(frame[6:], next.device.MAC)
-	if next.device == v.device {
+	if v.program.XDP() && next.device == v.device {
 		return Result{Transmit, frame}
 	}
 	return Result{Redirect, frame}

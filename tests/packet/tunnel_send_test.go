@@ -19,7 +19,11 @@ func (tr *trial) elsewhere(host Pair) compile.Backend {
 func (tr *trial) tunnelled(in Frame, backend Pair, device string, neighbour net.HardwareAddr) []byte {
 	from := map[string]Pair{"eth0": tr.NodeEth0, "eth1": tr.NodeEth1, "eth3": narrowAddress()}[device]
 	tunnel := Tunnel{From: from.Of(tr.family), To: backend.Of(tr.family), Port: targetPort, TTL: 64}
-	return tunnel.In(tr.sent(in, device, neighbour).Bytes(), in.TrafficClass&^3)
+	out := tr.sent(in, device, neighbour)
+	if !tr.program.XDP() { // the kernel writes the MACs, later
+		out.SourceMAC, out.DestinationMAC = in.SourceMAC, in.DestinationMAC
+	}
+	return tunnel.In(out.Bytes(), in.TrafficClass&^3)
 }
 
 // expectTunnelled runs a packet of which the model knows nothing.
