@@ -135,7 +135,7 @@ func (a *Agent) backendAt(slot uint32) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(netip.AddrFrom16(backend.Address.Bytes).Unmap(), backend.Port), nil
 }
 
-// WaitServed waits until the maps say exactly what the service asks for, at every frontend.
+// WaitServed waits until the maps say exactly what the service asks for, at every frontend, and know its address.
 func (a *Agent) WaitServed(s Service) error {
 	return a.wait(func() error {
 		for _, f := range s.keys() {
@@ -146,9 +146,22 @@ func (a *Agent) WaitServed(s Service) error {
 			if want := s.backends(f.family); !slices.Equal(got, want) {
 				return fmt.Errorf("frontend %s %s of %s has backends %v, want %v", f.address, f.protocol, s.Name, got, want)
 			}
+			if err := a.findVIP(f); err != nil {
+				return fmt.Errorf("address of frontend %s of %s: %w", f.address, s.Name, err)
+			}
 		}
 		return nil
 	})
+}
+
+// findVIP looks whether a frontend's address is known as one that clients send to. The agent writes that behind the frontends:
+// before, nobody answers a ping. A NodePort has no address of its own.
+func (a *Agent) findVIP(f frontendOf) error {
+	if f.kind == compile.NodePort {
+		return nil
+	}
+	var flags uint32
+	return a.lookup("vips", maps.Address{Bytes: f.address.Addr().As16()}, &flags)
 }
 
 // WaitFrontend waits until the maps have a frontend, with at least one backend.
