@@ -38,21 +38,24 @@ func newWeir(mode localMode) (*weir, error) {
 func (w *weir) run(ctx context.Context) { w.controller.Run(ctx) }
 
 // Sync is of controlplane.Applier.
-func (w *weir) Sync(all []compile.Service) ([]compile.Problem, error) {
+func (w *weir) Sync(all []compile.Service) error {
 	clear(w.services)
 	return w.Apply(all, nil)
 }
 
 // Apply is of controlplane.Applier.
-func (w *weir) Apply(changed []compile.Service, removed []compile.ID) ([]compile.Problem, error) {
+func (w *weir) Apply(changed []compile.Service, removed []compile.ID) error {
 	for _, service := range changed {
 		w.services[service.ID] = service
 	}
 	for _, id := range removed {
 		delete(w.services, id)
 	}
-	return nil, nil
+	return nil
 }
+
+// Problems is of controlplane.Applier.
+func (w *weir) Problems() []compile.Problem { return nil }
 
 // outcome returns what becomes of connections.
 func (w *weir) outcome() outcome {
