@@ -76,7 +76,7 @@ static __always_inline struct flow *flow_establish(const struct flow_key *key, s
 {
 	struct scratch *scratch = scratch_find();
 	struct flow *half;
-	long error;
+	int error;
 
 	if (!scratch)
 		return NULL;
@@ -117,7 +117,7 @@ static __always_inline bool embryo_is_silent(const struct packet *packet, const 
 static __always_inline struct flow *flow_establish_alone(const struct flow_key *key, const struct flow *forward)
 {
 	struct scratch *scratch = scratch_find();
-	long error;
+	int error;
 
 	if (!scratch)
 		return NULL;

@@ -62,7 +62,11 @@ static __always_inline struct flow *flow_table_lookup(const struct flow_key *key
 	return bpf_map_lookup_elem(&flows_ipv4, &packed);
 }
 
-static __always_inline long flow_table_update(const struct flow_key *key, const struct flow *flow, __u64 flags)
+/*
+ * Returns 0 or a negative error, of 32 bits: before Linux 6.4 nobody has filled the other half of what a map's own
+ * function returned.
+ */
+static __always_inline int flow_table_update(const struct flow_key *key, const struct flow *flow, __u64 flags)
 {
 	struct flow_key_ipv4 packed;
 
