@@ -22,8 +22,9 @@ type role struct {
 // classify says what each device is. Patterns are what the operator calls the node edge; none: it is found.
 func classify(devices map[int]*device, patterns []string) map[int]role {
 	roles := make(map[int]role, len(devices))
+	carriers := hasVLANs(devices)
 	for index, d := range devices {
-		roles[index] = roleOf(d, devices[d.master], patterns)
+		roles[index] = roleOf(d, devices[d.master], carriers[index], patterns)
 	}
 	for index, d := range devices {
 		if r := roles[index]; d.kind == "bridge" && r.edge == maps.EdgeNone {
@@ -34,9 +35,10 @@ func classify(devices map[int]*device, patterns []string) map[int]role {
 	return roles
 }
 
-// roleOf says what one device is. The master may be nil.
-func roleOf(d, master *device, patterns []string) role {
-	named := matchesAny(d, patterns)
+// roleOf says what one device is. The master may be nil. A veth is a wire like any other, and no pod's, where the node
+// bundles it or has VLANs on it (carries): nodes may be namespaces themselves.
+func roleOf(d, master *device, carries bool, patterns []string) role {
+	named, bundled := matchesAny(d, patterns), master != nil && master.bonds()
 	switch {
 	case d.loopback:
 		return role{}
@@ -44,13 +46,13 @@ func roleOf(d, master *device, patterns []string) role {
 		return nodeEdge(d)
 	case d.kind == "bridge":
 		return role{recorded: true}
-	case d.leadsAway() && !d.isUplink():
+	case d.leadsAway() && !d.isUplink() && !carries && !bundled:
 		return role{edge: maps.EdgePod, recorded: true, attached: true}
 	case len(patterns) > 0:
 		return role{}
 	case isNoWire(d.kind):
 		return role{}
-	case master != nil && master.bonds():
+	case bundled:
 		// The bundle is the edge. XDP programs on it see its ports, so those have to be known.
 		return role{edge: maps.EdgeNode, recorded: true}
 	default:

@@ -132,6 +132,16 @@ func TestClassify(t *testing.T) {
 			want: map[string]string{"bond0": "node", "eth0": "node, recorded", "eth1": "node, recorded", "bond0.7": "node"},
 		},
 		{
+			name: "a node that is a namespace itself, with a VLAN and a bond on its veths",
+			devices: byIndex(
+				podVeth(2, "wire0", 0), podVeth(3, "wire1", 0), with(podVeth(4, "wire2", 0), portOf(5)),
+				etherDevice(5, "bond0", "bond", "198.51.100.1/24"),
+				with(etherDevice(6, "vlan7", "vlan", "192.0.2.1/24"), func(d *device) { d.lower = 3 }), podVeth(7, "veth1", 1)),
+			want: map[string]string{
+				"wire0": "pod", "wire1": "node", "wire2": "node, recorded", "bond0": "node", "vlan7": "node", "veth1": "pod",
+			},
+		},
+		{
 			name: "a port of a VRF is an edge, the VRF is none",
 			devices: byIndex(
 				etherDevice(4, "red", "vrf"), with(etherDevice(2, "eth0", ""), portOf(4))),
