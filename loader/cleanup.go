@@ -72,7 +72,7 @@ func (a *Attacher) describePin(name string) string {
 
 // removeFilters removes every filter of ours, and the qdiscs that only those needed.
 func (a *Attacher) removeFilters() (removed []string, failed error) {
-	devices, err := a.links.LinkList()
+	devices, err := DumpWhole(a.links.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}

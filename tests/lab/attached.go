@@ -7,12 +7,14 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+
+	"github.com/weir-lb/weir/loader"
 )
 
 // Attached lists what is attached to the host's devices for packets to run through: XDP programs, tcx programs and
 // classifier queues.
 func (h *Host) Attached() ([]string, error) {
-	devices, err := h.links.LinkList()
+	devices, err := loader.DumpWhole(h.links.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links of %s: %w", h.Name, err)
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-lb/weir/loader"
 )
 
 // distantDevice is the client's device toward the host behind it.
@@ -50,7 +52,7 @@ func (h *Host) Narrow(mtu int, behind *Host) error {
 
 // narrowDefault gives a host's default route an MTU, and the segment size of a larger one for its peers.
 func (h *Host) narrowDefault(family, mtu, segment int) error {
-	routes, err := h.links.RouteList(nil, family)
+	routes, err := loader.DumpWhole(func() ([]netlink.Route, error) { return h.links.RouteList(nil, family) })
 	if err != nil {
 		return fmt.Errorf("list routes of %s: %w", h.Name, err)
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-lb/weir/loader"
 )
 
 // takesPartInDSR tells whether an agent runs with --forward dsr.
@@ -20,7 +22,7 @@ func takesPartInDSR(args []string) bool {
 func (h *Host) tunnelSources() (string, error) {
 	var sources []string
 	err := h.Do(func() error {
-		links, err := netlink.LinkList()
+		links, err := loader.DumpWhole(netlink.LinkList)
 		if err != nil {
 			return err
 		}
@@ -39,7 +41,7 @@ func (h *Host) tunnelSources() (string, error) {
 
 // sourcesOn returns those of one device.
 func sourcesOn(link netlink.Link) ([]string, error) {
-	addresses, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	addresses, err := loader.DumpWhole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
 	}

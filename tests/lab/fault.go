@@ -12,6 +12,8 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-lb/weir/loader"
 )
 
 // Fault is a way in which a host does not answer as it should. Neighbours are resolved and links up in each.
@@ -113,7 +115,7 @@ func (h *Host) endFault() error {
 
 // devices lists the names of the host's devices to others.
 func (h *Host) devices() ([]string, error) {
-	links, err := h.links.LinkList()
+	links, err := loader.DumpWhole(h.links.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links of %s: %w", h.Name, err)
 	}

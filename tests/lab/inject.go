@@ -7,9 +7,11 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-lb/weir/controlplane/compile"
+	"github.com/weir-lb/weir/loader"
 )
 
 // InjectUDP puts one datagram on the wire of the host's eth0, in a frame for a MAC of the caller's choice.
@@ -72,7 +74,7 @@ func (h *Host) Gateway(family compile.Family) (net.HardwareAddr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("route of %s to %s: %w", h.Role, beyond, err)
 	}
-	neighbours, err := h.links.NeighList(routes[0].LinkIndex, number)
+	neighbours, err := loader.DumpWhole(func() ([]netlink.Neigh, error) { return h.links.NeighList(routes[0].LinkIndex, number) })
 	if err != nil {
 		return nil, fmt.Errorf("neighbours of %s: %w", h.Role, err)
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-lb/weir/loader"
 )
 
 // addVeth connects two hosts by a pair of veths and brings both ends up.
@@ -40,7 +42,7 @@ func (l *Lab) setMTU() error {
 		return nil
 	}
 	for _, host := range append([]*Host{l.Client, l.Node1, l.Node2, l.Toolbox}, l.Web...) {
-		links, err := host.links.LinkList()
+		links, err := loader.DumpWhole(host.links.LinkList)
 		if err != nil {
 			return fmt.Errorf("list links of %s: %w", host.Name, err)
 		}

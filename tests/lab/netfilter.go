@@ -3,7 +3,10 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
+
+	"github.com/weir-lb/weir/loader"
 )
 
 // nodeRules are what a real node has: INVALID is dropped, only pods' packets are forwarded, and pods are hidden
@@ -63,6 +66,11 @@ func (h *Host) addNetfilter(rules bool) error {
 
 // filterBridge says whether bridged packets pass through netfilter too, as Kubernetes asks of its nodes.
 func (h *Host) filterBridge(value string) error {
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil { // of this process's namespace: all have it, or none
+		if _, err := h.Run("", "modprobe", "br_netfilter"); err != nil {
+			return err
+		}
+	}
 	return errors.Join(
 		h.Sysctl("net/bridge/bridge-nf-call-iptables", value),
 		h.Sysctl("net/bridge/bridge-nf-call-ip6tables", value),
@@ -71,7 +79,7 @@ func (h *Host) filterBridge(value string) error {
 
 // filterReversePath makes the node refuse packets whose sender is not behind the device they came in by.
 func (h *Host) filterReversePath() error {
-	links, err := h.links.LinkList()
+	links, err := loader.DumpWhole(h.links.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links of %s: %w", h.Name, err)
 	}

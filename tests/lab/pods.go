@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-lb/weir/loader"
 )
 
 const (
@@ -224,7 +226,7 @@ func (h *Host) linkLocal(device string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	addresses, err := h.links.AddrList(link, netlink.FAMILY_V6)
+	addresses, err := loader.DumpWhole(func() ([]netlink.Addr, error) { return h.links.AddrList(link, netlink.FAMILY_V6) })
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list addresses of %s in %s: %w", device, h.Name, err)
 	}
