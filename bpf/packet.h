@@ -12,6 +12,7 @@
  *	packet_is_scattered(context, end)	whether so many bytes are there, with those of other buffers
  *	packet_ifindex(context)		the device it is on
  *	packet_is_gso(context)		it stands for several segments
+ *	packet_is_bundle(context)	for packets of SCTP, whose chunks must stay out of the linear part
  *	packet_protocol(context)	of a packet without Ethernet header
  *	packet_make_linear(context)	makes more of the data readable; false: all of it was
  *	packet_is_for(...)		whether its destination MAC is the device's or its master's
@@ -292,15 +293,20 @@ static __always_inline enum parse_result parse_sctp(struct cursor *cursor, struc
 
 	if (available < sizeof(*sctp))
 		return PARSE_MALFORMED;
-	sctp = cursor_take(cursor, sizeof(*sctp));
+	sctp = cursor_take(cursor, sizeof(sctp->header));
 	if (!sctp)
+		return PARSE_TRUNCATED;
+	packet->transport_length = sizeof(sctp->header);
+	packet->tcp_flags = TCP_ACK; /* of a bundle, which is of data */
+	packet->checksum = PACKET_CHECKSUM_CRC32C;
+	tuple_set_ports(&packet->key.tuple, *(const __be32 *)sctp);
+	if (packet_is_bundle(packet->context))
+		return PARSE_OK;
+	if (!cursor_take(cursor, sizeof(sctp->chunk)))
 		return PARSE_TRUNCATED;
 	if (sctp->chunk.type == SCTP_INIT && available < sizeof(struct sctp_init))
 		return PARSE_MALFORMED;
-	packet->transport_length = sizeof(sctp->header);
 	packet->tcp_flags = sctp_flags(sctp);
-	packet->checksum = PACKET_CHECKSUM_CRC32C;
-	tuple_set_ports(&packet->key.tuple, *(const __be32 *)sctp);
 	return PARSE_OK;
 }
 

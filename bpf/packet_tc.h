@@ -61,6 +61,11 @@ static __always_inline bool packet_is_gso(packet_context *skb)
 	return skb->gso_size != 0;
 }
 
+static __always_inline bool packet_is_bundle(packet_context *skb)
+{
+	return skb->gso_size == GSO_BY_FRAGS;
+}
+
 static __always_inline int packet_protocol(packet_context *skb)
 {
 	return (__be16)skb->protocol;
@@ -74,6 +79,8 @@ static __always_inline bool packet_make_linear(packet_context *skb)
 	/* Packet pointers subtract in 64 bits only; the compiler must not narrow them first. */
 	barrier_var(end);
 	barrier_var(data);
+	if (packet_is_bundle(skb)) /* it would come apart in other places than it was put together */
+		return false;
 	return end - data < wanted && !bpf_skb_pull_data(skb, wanted);
 }
 

@@ -53,6 +53,11 @@ static __always_inline bool packet_is_gso(packet_context *xdp)
 	return false;
 }
 
+static __always_inline bool packet_is_bundle(packet_context *xdp)
+{
+	return false;
+}
+
 /* Devices without Ethernet headers have no XDP program of ours. */
 static __always_inline int packet_protocol(packet_context *xdp)
 {
