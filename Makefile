@@ -71,9 +71,18 @@ format: .cache/deps ## format the C and Go sources in place
 
 # Tests make network namespaces, mount bpffs and load programs: root. They do their own set-up.
 .PHONY: test
-test: $(GENERATED) ## run every test (as root)
+test: $(GENERATED) kernel-images ## run every test (as root)
 	@[[ $$(id -u) -eq 0 ]] || { echo "make test needs root: it makes network namespaces and loads BPF programs" >&2; exit 1; }
 	tests/all
+
+# Other kernels than this machine's: the distribution's, and what else has been unpacked to .cache/kernels.
+.PHONY: kernels
+kernels: $(GENERATED) kernel-images ## run tests on the distribution's kernel, in a virtual machine (as root; KERNELS='-package ./tests/lab -tests Demo' chooses)
+	go test -count=1 -v -timeout 60m ./tests/kernels $(KERNELS)
+
+.PHONY: kernel-images
+kernel-images: .cache/deps
+	@tests/kernels/fetch
 
 # kube-proxy's code is in a module of its own, so that Weir never imports it. Of the time of the comparison a fifth would be the
 # garbage collector's.

@@ -28,6 +28,8 @@ var topologies = []struct {
 	{name: "tun outside", options: lab.Options{Outside: lab.Tun}},
 	{name: "tun to node2", options: lab.Options{Nodes: lab.Tun}},
 	{name: "tun both", options: lab.Options{Outside: lab.Tun, Nodes: lab.Tun}},
+	{name: "vlan", options: lab.Options{Outside: lab.VLAN, Nodes: lab.VLAN}},
+	{name: "bond", options: lab.Options{Outside: lab.Bond, Nodes: lab.Bond}},
 	{name: "clsact", agent: []string{"--attach-mode", "clsact"}},
 	{name: "xdp", options: lab.Options{RealNICs: true}, agent: xdpNative},
 	{name: "xdp one network", options: lab.Options{OneNetwork: true, RealNICs: true}, agent: xdpNative},

@@ -220,8 +220,16 @@ func permanent(index int, address netip.Addr, mac net.HardwareAddr) *netlink.Nei
 	return &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: address.AsSlice(), HardwareAddr: mac}
 }
 
-// linkLocal returns the IPv6 link-local address of a device.
-func (h *Host) linkLocal(device string) (netip.Addr, error) {
+// linkLocal returns the IPv6 link-local address of a device, which the kernel gives it when both its ends are up.
+func (h *Host) linkLocal(device string) (found netip.Addr, err error) {
+	err = poll(readyLimit, func() error {
+		found, err = h.findLinkLocal(device)
+		return err
+	})
+	return found, err
+}
+
+func (h *Host) findLinkLocal(device string) (netip.Addr, error) {
 	link, err := h.Link(device)
 	if err != nil {
 		return netip.Addr{}, err

@@ -1,8 +1,12 @@
 package lab_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -90,4 +94,61 @@ func TestX06Refused(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestX06Sockets has programs talk with the kernel's own SCTP, on both sides, through every kind of frontend: more than
+// a packet at once, both ways (rule X06). Peers' addresses that are in INIT and INIT ACK are left as they are.
+func TestX06Sockets(t *testing.T) {
+	if err := lab.HaveSCTP(); err != nil {
+		t.Skip(err)
+	}
+	onEachTopology(t, func(t *testing.T, c *cluster) {
+		for _, backend := range []*lab.Host{c.Local()[0], c.Remote()[0]} {
+			server, err := backend.ListenSCTP()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { server.Close() })
+			s := withSCTP(c.newService(t, lab.AllKinds, backend))
+			c.apply(t, s)
+			for _, kind := range frontendKinds {
+				for _, family := range families {
+					if err := c.agent.WaitFrontend(s.Frontend(c.Lab, compile.LoadBalancer, family), compile.SCTP); err != nil {
+						t.Fatal(err)
+					}
+					for _, client := range []*lab.Host{c.Client, c.Toolbox} {
+						t.Run(fmt.Sprintf("%s/%s/from %s to %s", kind, family, client.Role, backend.Role), func(t *testing.T) {
+							associate(t, client, client.Addr(family), s.Frontend(c.Lab, kind, family), backend)
+						})
+					}
+				}
+			}
+		}
+	})
+}
+
+// associate sends a backend something, and wants it back.
+func associate(t *testing.T, client *lab.Host, from netip.Addr, to netip.AddrPort, backend *lab.Host) {
+	t.Helper()
+	conn, server, err := client.ConnectSCTP(from, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if server != backend.Role {
+		t.Errorf("%s is there, not %s", server, backend.Role)
+	}
+	told, heard := make([]byte, 64<<10), make([]byte, 64<<10)
+	for i := range told {
+		told[i] = byte(rand.Uint32())
+	}
+	if _, err := conn.Write(told); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, heard); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(told, heard) {
+		t.Error("what comes back is not what was sent")
+	}
 }

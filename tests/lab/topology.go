@@ -322,11 +322,3 @@ func (l *Lab) SecondAddr(family compile.Family) netip.Addr {
 	}
 	return clientSecond
 }
-
-// connect joins two hosts by a wire.
-func (l *Lab) connect(wire Wire, a *Host, aName string, b *Host, bName string) error {
-	if wire == Tun {
-		return l.addTunPair(a, aName, b, bName)
-	}
-	return addVeth(a, aName, b, bName)
-}
