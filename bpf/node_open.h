@@ -98,8 +98,11 @@ static __always_inline bool node_plan(struct packet *packet, struct device *devi
 		return flow_end(view, reply_time_exceeded(packet, device)); /* it opens nothing */
 	if (policy_concerns(packet, &birth->to))
 		return true;
-	if (!packet_can_send(packet, result, &route))
+	if (!packet_can_send(packet, result, &route)) {
+		if (tunnels) /* the outer header needs room, too */
+			route.fib.mtu_result -= ip_header_length(packet->ipv6);
 		return flow_end(view, node_refuse(packet, device, result, &route));
+	}
 	if (!known || address_is_zero(source)) {
 		count(drop_snat_no_address);
 		return flow_end(view, PACKET_DROP);

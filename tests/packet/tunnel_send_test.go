@@ -91,6 +91,18 @@ func TestTunnelTooBig(t *testing.T) {
 	})
 }
 
+// So is one that does not fit its way at all, and would be the first of its flow.
+func TestTunnelTooBigAtFirst(t *testing.T) {
+	forTunnels(t, cases{programs: []Program{NodeIngress}, protocols: []compile.Protocol{compile.UDP}}, func(tr *trial) {
+		tr.serve(tr.service("web", tr.elsewhere(tr.RemoteSecond)))
+		in := tr.frame("eth0", tr.at(tr.Client, clientPort), tr.at(tr.LoadBalancer, servicePort)).large(1501)
+		header := map[compile.Family]int{compile.IPv4: 20, compile.IPv6: 40}[tr.family]
+		result := tr.expectUnmodelled("eth0", in, Redirect)
+		tr.compare(result, Redirect, tr.errorPacket(in, tr.NodeEth0.Of(tr.family), 0x0304, 0x0200, uint32(1500-header), 508))
+		tr.wantHalves(0, 0)
+	})
+}
+
 // One that its sender lets routers cut is cut, and each piece goes in a tunnel.
 func TestTunnelCuts(t *testing.T) {
 	onWire(t, cutCases(compile.UDP), func(tr *trial) {
