@@ -91,13 +91,21 @@ func (v *visit) nodeCuts(h *half, mtu int) Result {
 // next is the way of a packet of a flow: forward by the routes, back by the device the client came by.
 func (v *visit) next(h *half) hop {
 	if h.forward() || h.ifindex == 0 {
-		return v.routing.next(h.to.to.Addr(), v.length, 0)
+		return v.nextOf(h)
 	}
 	next := v.nextBy(h)
 	if next.way == wayStack {
-		return v.routing.next(h.to.to.Addr(), v.length, 0)
+		return v.nextOf(h)
 	}
 	return next
+}
+
+// nextOf is the way of what comes from the packet's source.
+func (v *visit) nextOf(h *half) hop {
+	if neverForwarded(v.tuple.from.Addr()) {
+		return hop{way: wayStack}
+	}
+	return v.routing.next(h.to.to.Addr(), v.length, 0)
 }
 
 // nextBy is the way out of the device that the client of a flow came by: a route's, or its router's. XDP leaves it to tc

@@ -193,7 +193,7 @@ func neverForwarded(from netip.Addr) bool {
 // forwardError sends an error out again, the way of a half's packets.
 func (v *visit) forwardError(q quote, h *half) Result {
 	next := v.next(h)
-	if v.tagged || next.way == wayStack || h.forward() && neverForwarded(v.tuple.from.Addr()) {
+	if v.tagged || next.way == wayStack {
 		return v.untouched()
 	}
 	if v.ttl <= 1 || !v.canSend(next) {
