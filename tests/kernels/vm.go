@@ -27,6 +27,10 @@ type Kernel struct {
 
 // Kernels returns those whose packages have been unpacked to the subdirectories of a directory.
 func Kernels(directory string) ([]Kernel, error) {
+	directory, err := filepath.Abs(directory) // machines have other working directories
+	if err != nil {
+		return nil, err
+	}
 	images, err := filepath.Glob(filepath.Join(directory, "*/boot/vmlinuz-*"))
 	if err != nil {
 		return nil, err
