@@ -35,7 +35,7 @@ func suites() []suite {
 	return []suite{
 		{"./loader", "TestProbe|TestAttach|TestCleanup"},
 		{"./tests/packet", "TestTunnel(Arrives|Sends|Cuts|Fragments)|TestX04ErrorTo|TestX05Fragments|TestX06|TestC05Known|TestWire"},
-		{"./tests/lab", "TestFrontends/vlan/bare|TestX06Sockets/bond/bare"},
+		{"./tests/lab", "TestFrontends/vlan/bare|TestX06Sockets/vlan/bare"},
 	}
 }
 
