@@ -123,17 +123,6 @@ static __always_inline bool cut_route(struct packet *packet, struct flow_view *v
 	return result == ROUTE_OUT;
 }
 
-static __always_inline bool cut_write_ethernet(const struct packet *packet, const struct route *route)
-{
-	struct ethhdr *ethernet = packet_at(packet, 0, sizeof(*ethernet));
-
-	if (!ethernet)
-		return false;
-	__builtin_memcpy(ethernet->h_dest, route->fib.dmac, sizeof(ethernet->h_dest));
-	__builtin_memcpy(ethernet->h_source, route->fib.smac, sizeof(ethernet->h_source));
-	return true;
-}
-
 /* Whether the checksum of a packet's first part is complete; later fragments have none. */
 static __always_inline bool cut_has_checksum(struct packet *packet)
 {
@@ -159,7 +148,7 @@ static __always_inline bool cut_translate(struct packet *packet, struct cut *cut
 		return true;
 	}
 	cut->ifindex = route->fib.ifindex;
-	return nat_rewrite(packet, &view->to, true) && cut_write_ethernet(packet, route);
+	return nat_rewrite(packet, &view->to, true) && packet_write_macs(packet, route->fib.dmac, route->fib.smac);
 }
 
 /* What the pieces of a packet have in common. */

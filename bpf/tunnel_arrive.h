@@ -71,8 +71,7 @@ static __always_inline bool tunnel_leads_here_at_all(struct scratch *scratch)
 	       tunnel_leads_here(scratch, IPPROTO_SCTP);
 }
 
-/* Whether it does not say by itself which protocol's flow a packet is of: ICMP, and what may stand before a header.
- */
+/* Whether that hides of which protocol's flow a packet is: ICMP does, and what may stand before a header. */
 static __always_inline bool protocol_hides(__u8 protocol, bool ipv6)
 {
 	if (!ipv6)
